@@ -1,1 +1,13 @@
-//! x
+//! Phi-3.5-vision and its family on MLX: the library behind the `phi3v` command.
+//!
+//! A prompt's way: [`processor`] makes ids and tiles of a conversation and its pictures, a [`models`] graph built from
+//! [`checkpoint`] tensors out of [`nn`] layers turns them into logits, [`engine`] runs the loop and makes text of it.
+//! Nothing here prints or ends the process.
+
+pub mod cache;
+pub mod checkpoint;
+pub mod engine;
+pub mod models;
+pub mod nn;
+pub mod processor;
+pub mod verify;

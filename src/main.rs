@@ -1,5 +1,30 @@
-fn main() {
-    let a = mlx_rs::Array::from_slice(&[1.0f32, 2.0], &[2]);
-    let b = a.as_dtype(mlx_rs::Dtype::Bfloat16).unwrap();
-    println!("{:?} {:?}", &a + &a, b.as_slice::<half::bf16>());
+//! The `phi3v` command: parse, dispatch, exit code.
+
+mod cli;
+mod commands;
+mod interrupt;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => code,
+        // `phi3v generate | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

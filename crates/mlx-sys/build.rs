@@ -20,21 +20,15 @@ struct Wheel {
 
 fn wheel(os: &str, arch: &str) -> Option<Wheel> {
     let (package, platform, sha256) = match (os, arch) {
-        ("linux", "x86_64") => (
-            "mlx-cpu",
-            "manylinux_2_35_x86_64",
-            "fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878",
-        ),
-        ("linux", "aarch64") => (
-            "mlx-cpu",
-            "manylinux_2_35_aarch64",
-            "d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b",
-        ),
-        ("macos", "aarch64") => (
-            "mlx-metal",
-            "macosx_14_0_arm64",
-            "3825fff379dbc107dd3413e564a06caeaa24819910ec49c0439e454c06a1b9b8",
-        ),
+        ("linux", "x86_64") => {
+            ("mlx-cpu", "manylinux_2_35_x86_64", "fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878")
+        }
+        ("linux", "aarch64") => {
+            ("mlx-cpu", "manylinux_2_35_aarch64", "d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b")
+        }
+        ("macos", "aarch64") => {
+            ("mlx-metal", "macosx_14_0_arm64", "3825fff379dbc107dd3413e564a06caeaa24819910ec49c0439e454c06a1b9b8")
+        }
         _ => return None,
     };
     Some(Wheel { package, platform, sha256 })
@@ -137,9 +131,7 @@ fn mlx_c_sources() -> PathBuf {
     let cargo = env::var_os("CARGO").expect("cargo sets CARGO");
     let manifest = Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("mlx-c/Cargo.toml");
     let json = run(
-        Command::new(cargo)
-            .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
-            .arg(manifest),
+        Command::new(cargo).args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(manifest),
         "cannot fetch the registry's mlx-sys package, which carries mlx-c's sources; is the registry reachable?",
     );
     let metadata: serde_json::Value =

@@ -21,9 +21,14 @@ impl MappedFile {
     /// memory map.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the bytes are only ever copied out, by MLX, as numbers for which every bit pattern is valid; a writer
-        // in another process could at worst change the numbers.
+        // SAFETY: as with every memory map, another process could change the bytes under us. They are read as numbers
+        // and as text that is checked, never through a pointer that they contain.
         Ok(Self { map: unsafe { Mmap::map(&file)? } })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
     }
 
     /// The bytes `range` of the file as a row-major array of the file's byte order (little endian).

@@ -199,12 +199,9 @@ pub type mlx_io_writer = mlx_io_writer_;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mlx_io_vtable_ {
-    pub is_open:
-        ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> bool>,
-    pub good:
-        ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> bool>,
-    pub tell:
-        ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> usize>,
+    pub is_open: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> bool>,
+    pub good: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> bool>,
+    pub tell: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> usize>,
     pub seek: ::std::option::Option<
         unsafe extern "C" fn(
             arg1: *mut ::std::os::raw::c_void,
@@ -213,11 +210,7 @@ pub struct mlx_io_vtable_ {
         ) -> ::std::os::raw::c_int,
     >,
     pub read: ::std::option::Option<
-        unsafe extern "C" fn(
-            arg1: *mut ::std::os::raw::c_void,
-            data: *mut ::std::os::raw::c_char,
-            n: usize,
-        ) -> usize,
+        unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void, data: *mut ::std::os::raw::c_char, n: usize) -> usize,
     >,
     pub read_at_offset: ::std::option::Option<
         unsafe extern "C" fn(
@@ -228,15 +221,10 @@ pub struct mlx_io_vtable_ {
         ) -> usize,
     >,
     pub write: ::std::option::Option<
-        unsafe extern "C" fn(
-            arg1: *mut ::std::os::raw::c_void,
-            data: *const ::std::os::raw::c_char,
-            n: usize,
-        ) -> usize,
+        unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void, data: *const ::std::os::raw::c_char, n: usize) -> usize,
     >,
-    pub label: ::std::option::Option<
-        unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> *const ::std::os::raw::c_char,
-    >,
+    pub label:
+        ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void) -> *const ::std::os::raw::c_char>,
     pub free: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void)>,
 }
 pub type mlx_io_vtable = mlx_io_vtable_;
@@ -258,9 +246,8 @@ pub struct mlx_compile_cache_ {
     pub ctx: *mut ::std::os::raw::c_void,
 }
 pub type mlx_compile_cache = mlx_compile_cache_;
-pub type mlx_error_handler_func = ::std::option::Option<
-    unsafe extern "C" fn(msg: *const ::std::os::raw::c_char, data: *mut ::std::os::raw::c_void),
->;
+pub type mlx_error_handler_func =
+    ::std::option::Option<unsafe extern "C" fn(msg: *const ::std::os::raw::c_char, data: *mut ::std::os::raw::c_void)>;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mlx_function_exporter_ {
@@ -343,19 +330,12 @@ unsafe extern "C" {
     ) -> mlx_array;
     pub fn mlx_array_set(arr: *mut mlx_array, src: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_bool(arr: *mut mlx_array, val: bool) -> ::std::os::raw::c_int;
-    pub fn mlx_array_set_int(
-        arr: *mut mlx_array,
-        val: ::std::os::raw::c_int,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_array_set_int(arr: *mut mlx_array, val: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_float32(arr: *mut mlx_array, val: f32) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_float(arr: *mut mlx_array, val: f32) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_float64(arr: *mut mlx_array, val: f64) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_double(arr: *mut mlx_array, val: f64) -> ::std::os::raw::c_int;
-    pub fn mlx_array_set_complex(
-        arr: *mut mlx_array,
-        real_val: f32,
-        imag_val: f32,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_array_set_complex(arr: *mut mlx_array, real_val: f32, imag_val: f32) -> ::std::os::raw::c_int;
     pub fn mlx_array_set_data(
         arr: *mut mlx_array,
         data: *const ::std::os::raw::c_void,
@@ -383,10 +363,7 @@ unsafe extern "C" {
     pub fn mlx_array_item_int64(res: *mut i64, arr: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_array_item_float32(res: *mut f32, arr: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_array_item_float64(res: *mut f64, arr: mlx_array) -> ::std::os::raw::c_int;
-    pub fn mlx_array_item_complex64(
-        res: *mut mlx_complex64_t,
-        arr: mlx_array,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_array_item_complex64(res: *mut mlx_complex64_t, arr: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_array_data_bool(arr: mlx_array) -> *const bool;
     pub fn mlx_array_data_uint8(arr: mlx_array) -> *const u8;
     pub fn mlx_array_data_uint16(arr: mlx_array) -> *const u16;
@@ -420,12 +397,8 @@ unsafe extern "C" {
         map: mlx_map_string_to_array,
         key: *const ::std::os::raw::c_char,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_map_string_to_array_iterator_new(
-        map: mlx_map_string_to_array,
-    ) -> mlx_map_string_to_array_iterator;
-    pub fn mlx_map_string_to_array_iterator_free(
-        it: mlx_map_string_to_array_iterator,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_map_string_to_array_iterator_new(map: mlx_map_string_to_array) -> mlx_map_string_to_array_iterator;
+    pub fn mlx_map_string_to_array_iterator_free(it: mlx_map_string_to_array_iterator) -> ::std::os::raw::c_int;
     pub fn mlx_map_string_to_array_iterator_next(
         key: *mut *const ::std::os::raw::c_char,
         value: *mut mlx_array,
@@ -447,12 +420,8 @@ unsafe extern "C" {
         map: mlx_map_string_to_string,
         key: *const ::std::os::raw::c_char,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_map_string_to_string_iterator_new(
-        map: mlx_map_string_to_string,
-    ) -> mlx_map_string_to_string_iterator;
-    pub fn mlx_map_string_to_string_iterator_free(
-        it: mlx_map_string_to_string_iterator,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_map_string_to_string_iterator_new(map: mlx_map_string_to_string) -> mlx_map_string_to_string_iterator;
+    pub fn mlx_map_string_to_string_iterator_free(it: mlx_map_string_to_string_iterator) -> ::std::os::raw::c_int;
     pub fn mlx_map_string_to_string_iterator_next(
         key: *mut *const ::std::os::raw::c_char,
         value: *mut *const ::std::os::raw::c_char,
@@ -464,26 +433,14 @@ unsafe extern "C" {
     pub fn mlx_device_set(dev: *mut mlx_device, src: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_device_tostring(str_: *mut mlx_string, dev: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_device_equal(lhs: mlx_device, rhs: mlx_device) -> bool;
-    pub fn mlx_device_get_index(
-        index: *mut ::std::os::raw::c_int,
-        dev: mlx_device,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_device_get_type(
-        type_: *mut mlx_device_type,
-        dev: mlx_device,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_device_get_index(index: *mut ::std::os::raw::c_int, dev: mlx_device) -> ::std::os::raw::c_int;
+    pub fn mlx_device_get_type(type_: *mut mlx_device_type, dev: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_get_default_device(dev: *mut mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_set_default_device(dev: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_device_is_available(avail: *mut bool, dev: mlx_device) -> ::std::os::raw::c_int;
-    pub fn mlx_device_count(
-        count: *mut ::std::os::raw::c_int,
-        type_: mlx_device_type,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_device_count(count: *mut ::std::os::raw::c_int, type_: mlx_device_type) -> ::std::os::raw::c_int;
     pub fn mlx_device_info_new() -> mlx_device_info;
-    pub fn mlx_device_info_get(
-        info: *mut mlx_device_info,
-        dev: mlx_device,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_device_info_get(info: *mut mlx_device_info, dev: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_device_info_free(info: mlx_device_info) -> ::std::os::raw::c_int;
     pub fn mlx_device_info_has_key(
         exists: *mut bool,
@@ -505,10 +462,7 @@ unsafe extern "C" {
         info: mlx_device_info,
         key: *const ::std::os::raw::c_char,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_device_info_get_keys(
-        keys: *mut mlx_vector_string,
-        info: mlx_device_info,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_device_info_get_keys(keys: *mut mlx_vector_string, info: mlx_device_info) -> ::std::os::raw::c_int;
     pub fn mlx_stream_new() -> mlx_stream;
     pub fn mlx_stream_new_device(dev: mlx_device) -> mlx_stream;
     pub fn mlx_stream_new_thread_unsafe(dev: mlx_device) -> mlx_stream;
@@ -518,37 +472,24 @@ unsafe extern "C" {
         src: mlx_stream_thread_local,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_stream_thread_local_free(tls: mlx_stream_thread_local) -> ::std::os::raw::c_int;
-    pub fn mlx_stream_from_thread_local(
-        res: *mut mlx_stream,
-        tls: mlx_stream_thread_local,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_stream_from_thread_local(res: *mut mlx_stream, tls: mlx_stream_thread_local) -> ::std::os::raw::c_int;
     pub fn mlx_get_streams(res: *mut mlx_vector_stream) -> ::std::os::raw::c_int;
     pub fn mlx_stream_set(stream: *mut mlx_stream, src: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_stream_free(stream: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_stream_tostring(str_: *mut mlx_string, stream: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_stream_equal(lhs: mlx_stream, rhs: mlx_stream) -> bool;
-    pub fn mlx_stream_get_device(dev: *mut mlx_device, stream: mlx_stream)
-    -> ::std::os::raw::c_int;
-    pub fn mlx_stream_get_index(
-        index: *mut ::std::os::raw::c_int,
-        stream: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_stream_get_device(dev: *mut mlx_device, stream: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_stream_get_index(index: *mut ::std::os::raw::c_int, stream: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_synchronize(stream: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_synchronize_default() -> ::std::os::raw::c_int;
     pub fn mlx_synchronize_thread_local(tls: mlx_stream_thread_local) -> ::std::os::raw::c_int;
     pub fn mlx_clear_streams() -> ::std::os::raw::c_int;
-    pub fn mlx_get_default_stream(
-        stream: *mut mlx_stream,
-        dev: mlx_device,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_get_default_stream(stream: *mut mlx_stream, dev: mlx_device) -> ::std::os::raw::c_int;
     pub fn mlx_set_default_stream(stream: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_default_cpu_stream_new() -> mlx_stream;
     pub fn mlx_default_gpu_stream_new() -> mlx_stream;
     pub fn mlx_vector_array_new() -> mlx_vector_array;
-    pub fn mlx_vector_array_set(
-        vec: *mut mlx_vector_array,
-        src: mlx_vector_array,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_array_set(vec: *mut mlx_vector_array, src: mlx_vector_array) -> ::std::os::raw::c_int;
     pub fn mlx_vector_array_free(vec: mlx_vector_array) -> ::std::os::raw::c_int;
     pub fn mlx_vector_array_new_data(data: *const mlx_array, size: usize) -> mlx_vector_array;
     pub fn mlx_vector_array_new_value(val: mlx_array) -> mlx_vector_array;
@@ -557,35 +498,22 @@ unsafe extern "C" {
         data: *const mlx_array,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_array_set_value(
-        vec: *mut mlx_vector_array,
-        val: mlx_array,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_array_set_value(vec: *mut mlx_vector_array, val: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_vector_array_append_data(
         vec: mlx_vector_array,
         data: *const mlx_array,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_array_append_value(
-        vec: mlx_vector_array,
-        val: mlx_array,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_array_append_value(vec: mlx_vector_array, val: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_vector_array_size(vec: mlx_vector_array) -> usize;
-    pub fn mlx_vector_array_get(
-        res: *mut mlx_array,
-        vec: mlx_vector_array,
-        idx: usize,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_array_get(res: *mut mlx_array, vec: mlx_vector_array, idx: usize) -> ::std::os::raw::c_int;
     pub fn mlx_vector_vector_array_new() -> mlx_vector_vector_array;
     pub fn mlx_vector_vector_array_set(
         vec: *mut mlx_vector_vector_array,
         src: mlx_vector_vector_array,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_vector_vector_array_free(vec: mlx_vector_vector_array) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_vector_array_new_data(
-        data: *const mlx_vector_array,
-        size: usize,
-    ) -> mlx_vector_vector_array;
+    pub fn mlx_vector_vector_array_new_data(data: *const mlx_vector_array, size: usize) -> mlx_vector_vector_array;
     pub fn mlx_vector_vector_array_new_value(val: mlx_vector_array) -> mlx_vector_vector_array;
     pub fn mlx_vector_vector_array_set_data(
         vec: *mut mlx_vector_vector_array,
@@ -612,32 +540,22 @@ unsafe extern "C" {
         idx: usize,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_vector_int_new() -> mlx_vector_int;
-    pub fn mlx_vector_int_set(
-        vec: *mut mlx_vector_int,
-        src: mlx_vector_int,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_int_set(vec: *mut mlx_vector_int, src: mlx_vector_int) -> ::std::os::raw::c_int;
     pub fn mlx_vector_int_free(vec: mlx_vector_int) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_int_new_data(data: *mut ::std::os::raw::c_int, size: usize)
-    -> mlx_vector_int;
+    pub fn mlx_vector_int_new_data(data: *mut ::std::os::raw::c_int, size: usize) -> mlx_vector_int;
     pub fn mlx_vector_int_new_value(val: ::std::os::raw::c_int) -> mlx_vector_int;
     pub fn mlx_vector_int_set_data(
         vec: *mut mlx_vector_int,
         data: *mut ::std::os::raw::c_int,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_int_set_value(
-        vec: *mut mlx_vector_int,
-        val: ::std::os::raw::c_int,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_int_set_value(vec: *mut mlx_vector_int, val: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
     pub fn mlx_vector_int_append_data(
         vec: mlx_vector_int,
         data: *mut ::std::os::raw::c_int,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_int_append_value(
-        vec: mlx_vector_int,
-        val: ::std::os::raw::c_int,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_int_append_value(vec: mlx_vector_int, val: ::std::os::raw::c_int) -> ::std::os::raw::c_int;
     pub fn mlx_vector_int_size(vec: mlx_vector_int) -> usize;
     pub fn mlx_vector_int_get(
         res: *mut ::std::os::raw::c_int,
@@ -645,15 +563,9 @@ unsafe extern "C" {
         idx: usize,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_vector_string_new() -> mlx_vector_string;
-    pub fn mlx_vector_string_set(
-        vec: *mut mlx_vector_string,
-        src: mlx_vector_string,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_string_set(vec: *mut mlx_vector_string, src: mlx_vector_string) -> ::std::os::raw::c_int;
     pub fn mlx_vector_string_free(vec: mlx_vector_string) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_string_new_data(
-        data: *mut *const ::std::os::raw::c_char,
-        size: usize,
-    ) -> mlx_vector_string;
+    pub fn mlx_vector_string_new_data(data: *mut *const ::std::os::raw::c_char, size: usize) -> mlx_vector_string;
     pub fn mlx_vector_string_new_value(val: *const ::std::os::raw::c_char) -> mlx_vector_string;
     pub fn mlx_vector_string_set_data(
         vec: *mut mlx_vector_string,
@@ -680,10 +592,7 @@ unsafe extern "C" {
         idx: usize,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_vector_stream_new() -> mlx_vector_stream;
-    pub fn mlx_vector_stream_set(
-        vec: *mut mlx_vector_stream,
-        src: mlx_vector_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_stream_set(vec: *mut mlx_vector_stream, src: mlx_vector_stream) -> ::std::os::raw::c_int;
     pub fn mlx_vector_stream_free(vec: mlx_vector_stream) -> ::std::os::raw::c_int;
     pub fn mlx_vector_stream_new_data(data: *const mlx_stream, size: usize) -> mlx_vector_stream;
     pub fn mlx_vector_stream_new_value(val: mlx_stream) -> mlx_vector_stream;
@@ -692,33 +601,20 @@ unsafe extern "C" {
         data: *const mlx_stream,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_stream_set_value(
-        vec: *mut mlx_vector_stream,
-        val: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_stream_set_value(vec: *mut mlx_vector_stream, val: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_vector_stream_append_data(
         vec: mlx_vector_stream,
         data: *const mlx_stream,
         size: usize,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_vector_stream_append_value(
-        vec: mlx_vector_stream,
-        val: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_stream_append_value(vec: mlx_vector_stream, val: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_vector_stream_size(vec: mlx_vector_stream) -> usize;
-    pub fn mlx_vector_stream_get(
-        res: *mut mlx_stream,
-        vec: mlx_vector_stream,
-        idx: usize,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_vector_stream_get(res: *mut mlx_stream, vec: mlx_vector_stream, idx: usize) -> ::std::os::raw::c_int;
     pub fn mlx_closure_new() -> mlx_closure;
     pub fn mlx_closure_free(cls: mlx_closure) -> ::std::os::raw::c_int;
     pub fn mlx_closure_new_func(
         fun: ::std::option::Option<
-            unsafe extern "C" fn(
-                arg1: *mut mlx_vector_array,
-                arg2: mlx_vector_array,
-            ) -> ::std::os::raw::c_int,
+            unsafe extern "C" fn(arg1: *mut mlx_vector_array, arg2: mlx_vector_array) -> ::std::os::raw::c_int,
         >,
     ) -> mlx_closure;
     pub fn mlx_closure_new_func_payload(
@@ -766,10 +662,7 @@ unsafe extern "C" {
         payload: *mut ::std::os::raw::c_void,
         dtor: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void)>,
     ) -> mlx_closure_kwargs;
-    pub fn mlx_closure_kwargs_set(
-        cls: *mut mlx_closure_kwargs,
-        src: mlx_closure_kwargs,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_closure_kwargs_set(cls: *mut mlx_closure_kwargs, src: mlx_closure_kwargs) -> ::std::os::raw::c_int;
     pub fn mlx_closure_kwargs_apply(
         res: *mut mlx_vector_array,
         cls: mlx_closure_kwargs,
@@ -777,9 +670,7 @@ unsafe extern "C" {
         input_1: mlx_map_string_to_array,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_closure_value_and_grad_new() -> mlx_closure_value_and_grad;
-    pub fn mlx_closure_value_and_grad_free(
-        cls: mlx_closure_value_and_grad,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_closure_value_and_grad_free(cls: mlx_closure_value_and_grad) -> ::std::os::raw::c_int;
     pub fn mlx_closure_value_and_grad_new_func(
         fun: ::std::option::Option<
             unsafe extern "C" fn(
@@ -836,10 +727,7 @@ unsafe extern "C" {
         payload: *mut ::std::os::raw::c_void,
         dtor: ::std::option::Option<unsafe extern "C" fn(arg1: *mut ::std::os::raw::c_void)>,
     ) -> mlx_closure_custom;
-    pub fn mlx_closure_custom_set(
-        cls: *mut mlx_closure_custom,
-        src: mlx_closure_custom,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_closure_custom_set(cls: *mut mlx_closure_custom, src: mlx_closure_custom) -> ::std::os::raw::c_int;
     pub fn mlx_closure_custom_apply(
         res: *mut mlx_vector_array,
         cls: mlx_closure_custom,
@@ -941,38 +829,23 @@ unsafe extern "C" {
         key: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_distributed_is_available(bk: *const ::std::os::raw::c_char) -> bool;
-    pub fn mlx_io_reader_new(
-        desc: *mut ::std::os::raw::c_void,
-        vtable: mlx_io_vtable,
-    ) -> mlx_io_reader;
+    pub fn mlx_io_reader_new(desc: *mut ::std::os::raw::c_void, vtable: mlx_io_vtable) -> mlx_io_reader;
     pub fn mlx_io_reader_descriptor(
         desc_: *mut *mut ::std::os::raw::c_void,
         io: mlx_io_reader,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_io_reader_tostring(
-        str_: *mut mlx_string,
-        io: mlx_io_reader,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_io_reader_tostring(str_: *mut mlx_string, io: mlx_io_reader) -> ::std::os::raw::c_int;
     pub fn mlx_io_reader_free(io: mlx_io_reader) -> ::std::os::raw::c_int;
-    pub fn mlx_io_writer_new(
-        desc: *mut ::std::os::raw::c_void,
-        vtable: mlx_io_vtable,
-    ) -> mlx_io_writer;
+    pub fn mlx_io_writer_new(desc: *mut ::std::os::raw::c_void, vtable: mlx_io_vtable) -> mlx_io_writer;
     pub fn mlx_io_writer_descriptor(
         desc_: *mut *mut ::std::os::raw::c_void,
         io: mlx_io_writer,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_io_writer_tostring(
-        str_: *mut mlx_string,
-        io: mlx_io_writer,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_io_writer_tostring(str_: *mut mlx_string, io: mlx_io_writer) -> ::std::os::raw::c_int;
     pub fn mlx_io_writer_free(io: mlx_io_writer) -> ::std::os::raw::c_int;
     pub fn mlx_io_gguf_new() -> mlx_io_gguf;
     pub fn mlx_io_gguf_free(io: mlx_io_gguf) -> ::std::os::raw::c_int;
-    pub fn mlx_io_gguf_get_keys(
-        keys: *mut mlx_vector_string,
-        io: mlx_io_gguf,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_io_gguf_get_keys(keys: *mut mlx_vector_string, io: mlx_io_gguf) -> ::std::os::raw::c_int;
     pub fn mlx_io_gguf_get_array(
         arr: *mut mlx_array,
         io: mlx_io_gguf,
@@ -1030,11 +903,7 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn mlx_compile_cache_new() -> mlx_compile_cache;
     pub fn mlx_compile_cache_free(cache: mlx_compile_cache) -> ::std::os::raw::c_int;
-    pub fn mlx_compile(
-        res: *mut mlx_closure,
-        fun: mlx_closure,
-        shapeless: bool,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_compile(res: *mut mlx_closure, fun: mlx_closure, shapeless: bool) -> ::std::os::raw::c_int;
     pub fn mlx_detail_compile(
         res: *mut mlx_closure,
         fun: mlx_closure,
@@ -1045,10 +914,7 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn mlx_detail_compile_cache(res: *mut mlx_compile_cache) -> ::std::os::raw::c_int;
     pub fn mlx_detail_compile_clear_cache(cache: mlx_compile_cache) -> ::std::os::raw::c_int;
-    pub fn mlx_detail_compile_erase(
-        cache: mlx_compile_cache,
-        fun_id: usize,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_detail_compile_erase(cache: mlx_compile_cache, fun_id: usize) -> ::std::os::raw::c_int;
     pub fn mlx_disable_compile() -> ::std::os::raw::c_int;
     pub fn mlx_enable_compile() -> ::std::os::raw::c_int;
     pub fn mlx_set_compile_mode(mode: mlx_compile_mode) -> ::std::os::raw::c_int;
@@ -1136,10 +1002,7 @@ unsafe extern "C" {
         shapeless: bool,
     ) -> mlx_function_exporter;
     pub fn mlx_function_exporter_free(xfunc: mlx_function_exporter) -> ::std::os::raw::c_int;
-    pub fn mlx_function_exporter_apply(
-        xfunc: mlx_function_exporter,
-        args: mlx_vector_array,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_function_exporter_apply(xfunc: mlx_function_exporter, args: mlx_vector_array) -> ::std::os::raw::c_int;
     pub fn mlx_function_exporter_apply_kwargs(
         xfunc: mlx_function_exporter,
         args: mlx_vector_array,
@@ -1471,16 +1334,8 @@ unsafe extern "C" {
         norm: mlx_fft_norm,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_load_reader(
-        res: *mut mlx_array,
-        in_stream: mlx_io_reader,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_load(
-        res: *mut mlx_array,
-        file: *const ::std::os::raw::c_char,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_load_reader(res: *mut mlx_array, in_stream: mlx_io_reader, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_load(res: *mut mlx_array, file: *const ::std::os::raw::c_char, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_load_gguf(
         gguf: *mut mlx_io_gguf,
         file: *const ::std::os::raw::c_char,
@@ -1500,10 +1355,7 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn mlx_save_writer(out_stream: mlx_io_writer, a: mlx_array) -> ::std::os::raw::c_int;
     pub fn mlx_save(file: *const ::std::os::raw::c_char, a: mlx_array) -> ::std::os::raw::c_int;
-    pub fn mlx_save_gguf(
-        file: *const ::std::os::raw::c_char,
-        gguf: mlx_io_gguf,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_save_gguf(file: *const ::std::os::raw::c_char, gguf: mlx_io_gguf) -> ::std::os::raw::c_int;
     pub fn mlx_save_safetensors_writer(
         in_stream: mlx_io_writer,
         param: mlx_map_string_to_array,
@@ -1514,12 +1366,7 @@ unsafe extern "C" {
         param: mlx_map_string_to_array,
         metadata: mlx_map_string_to_string,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_cholesky(
-        res: *mut mlx_array,
-        a: mlx_array,
-        upper: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_cholesky(res: *mut mlx_array, a: mlx_array, upper: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_cholesky_inv(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1533,11 +1380,7 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_det(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_det(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_eig(
         res_0: *mut mlx_array,
         res_1: *mut mlx_array,
@@ -1551,27 +1394,15 @@ unsafe extern "C" {
         UPLO: *const ::std::os::raw::c_char,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_eigvals(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_eigvals(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_eigvalsh(
         res: *mut mlx_array,
         a: mlx_array,
         UPLO: *const ::std::os::raw::c_char,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_inv(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_lu(
-        res: *mut mlx_vector_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_inv(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_lu(res: *mut mlx_vector_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_lu_factor(
         res_0: *mut mlx_array,
         res_1: *mut mlx_array,
@@ -1604,11 +1435,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_pinv(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_pinv(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_qr(
         res_0: *mut mlx_array,
         res_1: *mut mlx_array,
@@ -1621,12 +1448,7 @@ unsafe extern "C" {
         a: mlx_array,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_solve(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_solve(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linalg_solve_triangular(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1640,12 +1462,7 @@ unsafe extern "C" {
         compute_uv: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_linalg_tri_inv(
-        res: *mut mlx_array,
-        a: mlx_array,
-        upper: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_linalg_tri_inv(res: *mut mlx_array, a: mlx_array, upper: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_clear_cache() -> ::std::os::raw::c_int;
     pub fn mlx_get_active_memory(res: *mut usize) -> ::std::os::raw::c_int;
     pub fn mlx_get_cache_memory(res: *mut usize) -> ::std::os::raw::c_int;
@@ -1657,18 +1474,11 @@ unsafe extern "C" {
     pub fn mlx_set_wired_limit(res: *mut usize, limit: usize) -> ::std::os::raw::c_int;
     pub fn mlx_metal_get_metallib_path(res: *mut mlx_string) -> ::std::os::raw::c_int;
     pub fn mlx_metal_is_available(res: *mut bool) -> ::std::os::raw::c_int;
-    pub fn mlx_metal_set_metallib_path(
-        path: *const ::std::os::raw::c_char,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_metal_set_metallib_path(path: *const ::std::os::raw::c_char) -> ::std::os::raw::c_int;
     pub fn mlx_metal_start_capture(path: *const ::std::os::raw::c_char) -> ::std::os::raw::c_int;
     pub fn mlx_metal_stop_capture() -> ::std::os::raw::c_int;
     pub fn mlx_abs(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_add(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_add(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_addmm(
         res: *mut mlx_array,
         c: mlx_array,
@@ -1693,12 +1503,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_all(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_all(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_allclose(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1723,12 +1528,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_any(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_any(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_arange(
         res: *mut mlx_array,
         start: f64,
@@ -1742,12 +1542,7 @@ unsafe extern "C" {
     pub fn mlx_arcsin(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_arcsinh(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_arctan(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_arctan2(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_arctan2(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_arctanh(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_argmax_axis(
         res: *mut mlx_array,
@@ -1756,12 +1551,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_argmax(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_argmax(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_argmin_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1769,12 +1559,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_argmin(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_argmin(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_argpartition_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1812,60 +1597,16 @@ unsafe extern "C" {
         offset: usize,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_astype(
-        res: *mut mlx_array,
-        a: mlx_array,
-        dtype: mlx_dtype,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_atleast_1d(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_atleast_2d(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_atleast_3d(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_bartlett(
-        res: *mut mlx_array,
-        M: ::std::os::raw::c_int,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_bitwise_and(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_bitwise_invert(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_bitwise_or(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_bitwise_xor(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_blackman(
-        res: *mut mlx_array,
-        M: ::std::os::raw::c_int,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_astype(res: *mut mlx_array, a: mlx_array, dtype: mlx_dtype, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_atleast_1d(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_atleast_2d(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_atleast_3d(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_bartlett(res: *mut mlx_array, M: ::std::os::raw::c_int, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_bitwise_and(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_bitwise_invert(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_bitwise_or(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_bitwise_xor(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_blackman(res: *mut mlx_array, M: ::std::os::raw::c_int, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_block_masked_mm(
         res: *mut mlx_array,
         a: mlx_array,
@@ -1902,13 +1643,8 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_concatenate(
-        res: *mut mlx_array,
-        arrays: mlx_vector_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_conjugate(res: *mut mlx_array, a: mlx_array, s: mlx_stream)
-    -> ::std::os::raw::c_int;
+    pub fn mlx_concatenate(res: *mut mlx_array, arrays: mlx_vector_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_conjugate(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_contiguous(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2035,12 +1771,8 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_count_nonzero(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_count_nonzero(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream)
+    -> ::std::os::raw::c_int;
     pub fn mlx_cummax_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2144,30 +1876,15 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_divide(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_divmod(
-        res: *mut mlx_vector_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_divide(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_divmod(res: *mut mlx_vector_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_einsum(
         res: *mut mlx_array,
         subscripts: *const ::std::os::raw::c_char,
         operands: mlx_vector_array,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_equal(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_equal(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_erf(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_erfinv(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_exp(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
@@ -2215,18 +1932,8 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn mlx_flip(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_floor(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_floor_divide(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_from_fp8(
-        res: *mut mlx_array,
-        x: mlx_array,
-        dtype: mlx_dtype,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_floor_divide(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_from_fp8(res: *mut mlx_array, x: mlx_array, dtype: mlx_dtype, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_full(
         res: *mut mlx_array,
         shape: *const ::std::os::raw::c_int,
@@ -2300,34 +2007,16 @@ unsafe extern "C" {
         sorted_indices: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_greater(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_greater_equal(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_greater(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_greater_equal(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_hadamard_transform(
         res: *mut mlx_array,
         a: mlx_array,
         scale: mlx_optional_float,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_hamming(
-        res: *mut mlx_array,
-        M: ::std::os::raw::c_int,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_hanning(
-        res: *mut mlx_array,
-        M: ::std::os::raw::c_int,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_hamming(res: *mut mlx_array, M: ::std::os::raw::c_int, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_hanning(res: *mut mlx_array, M: ::std::os::raw::c_int, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_identity(
         res: *mut mlx_array,
         n: ::std::os::raw::c_int,
@@ -2335,12 +2024,7 @@ unsafe extern "C" {
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_imag(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_inner(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_inner(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_isclose(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2355,30 +2039,10 @@ unsafe extern "C" {
     pub fn mlx_isnan(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_isneginf(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_isposinf(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_kron(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_left_shift(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_less(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_less_equal(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_kron(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_left_shift(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_less(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_less_equal(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_linspace_endpoint(
         res: *mut mlx_array,
         start: f64,
@@ -2400,12 +2064,7 @@ unsafe extern "C" {
     pub fn mlx_log10(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_log1p(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_log2(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_logaddexp(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_logaddexp(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_logcumsumexp_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2421,29 +2080,10 @@ unsafe extern "C" {
         inclusive: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_logical_and(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_logical_not(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_logical_or(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_logical_xor(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_logical_and(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_logical_not(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_logical_or(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_logical_xor(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_logsumexp_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2459,12 +2099,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_logsumexp(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_logsumexp(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_masked_scatter(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2472,12 +2107,7 @@ unsafe extern "C" {
         src: mlx_array,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_matmul(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_matmul(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_max_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2493,18 +2123,8 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_max(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_maximum(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_max(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_maximum(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_mean_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2520,12 +2140,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_mean(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_mean(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_median_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2541,12 +2156,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_median(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_median(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_meshgrid(
         res: *mut mlx_vector_array,
         arrays: mlx_vector_array,
@@ -2569,18 +2179,8 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_min(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_minimum(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_min(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_minimum(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_moveaxis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2588,12 +2188,7 @@ unsafe extern "C" {
         destination: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_multiply(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_multiply(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_nan_to_num(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2603,12 +2198,7 @@ unsafe extern "C" {
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_negative(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_not_equal(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_not_equal(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_number_of_elements(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2631,14 +2221,8 @@ unsafe extern "C" {
         dtype: mlx_dtype,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_ones_like(res: *mut mlx_array, a: mlx_array, s: mlx_stream)
-    -> ::std::os::raw::c_int;
-    pub fn mlx_outer(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_ones_like(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_outer(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_pad(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2674,12 +2258,7 @@ unsafe extern "C" {
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
     pub fn mlx_positive(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_power(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_power(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_prod_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2695,12 +2274,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_prod(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_prod(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_put_along_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -2744,17 +2318,8 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn mlx_radians(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_real(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
-    pub fn mlx_reciprocal(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_remainder(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_reciprocal(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_remainder(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_repeat_axis(
         res: *mut mlx_array,
         arr: mlx_array,
@@ -2775,12 +2340,7 @@ unsafe extern "C" {
         shape_num: usize,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_right_shift(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_right_shift(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_roll_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3028,12 +2588,7 @@ unsafe extern "C" {
         precise: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_softmax(
-        res: *mut mlx_array,
-        a: mlx_array,
-        precise: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_softmax(res: *mut mlx_array, a: mlx_array, precise: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_sort_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3078,11 +2633,7 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_stack(
-        res: *mut mlx_array,
-        arrays: mlx_vector_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_stack(res: *mut mlx_array, arrays: mlx_vector_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_std_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3107,17 +2658,8 @@ unsafe extern "C" {
         ddof: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_stop_gradient(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
-    pub fn mlx_subtract(
-        res: *mut mlx_array,
-        a: mlx_array,
-        b: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_stop_gradient(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
+    pub fn mlx_subtract(res: *mut mlx_array, a: mlx_array, b: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_sum_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3133,12 +2675,7 @@ unsafe extern "C" {
         keepdims: bool,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_sum(
-        res: *mut mlx_array,
-        a: mlx_array,
-        keepdims: bool,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_sum(res: *mut mlx_array, a: mlx_array, keepdims: bool, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_swapaxes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3153,12 +2690,7 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_take(
-        res: *mut mlx_array,
-        a: mlx_array,
-        indices: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_take(res: *mut mlx_array, a: mlx_array, indices: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_take_along_axis(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3223,8 +2755,7 @@ unsafe extern "C" {
         axes_num: usize,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_transpose(res: *mut mlx_array, a: mlx_array, s: mlx_stream)
-    -> ::std::os::raw::c_int;
+    pub fn mlx_transpose(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_tri(
         res: *mut mlx_array,
         n: ::std::os::raw::c_int,
@@ -3260,11 +2791,7 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_unstack(
-        res: *mut mlx_vector_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_unstack(res: *mut mlx_vector_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_var_axes(
         res: *mut mlx_array,
         a: mlx_array,
@@ -3296,12 +2823,7 @@ unsafe extern "C" {
         axis: ::std::os::raw::c_int,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_view(
-        res: *mut mlx_array,
-        a: mlx_array,
-        dtype: mlx_dtype,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_view(res: *mut mlx_array, a: mlx_array, dtype: mlx_dtype, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_where(
         res: *mut mlx_array,
         condition: mlx_array,
@@ -3322,11 +2844,7 @@ unsafe extern "C" {
         dtype: mlx_dtype,
         s: mlx_stream,
     ) -> ::std::os::raw::c_int;
-    pub fn mlx_zeros_like(
-        res: *mut mlx_array,
-        a: mlx_array,
-        s: mlx_stream,
-    ) -> ::std::os::raw::c_int;
+    pub fn mlx_zeros_like(res: *mut mlx_array, a: mlx_array, s: mlx_stream) -> ::std::os::raw::c_int;
     pub fn mlx_random_bernoulli(
         res: *mut mlx_array,
         p: mlx_array,

@@ -1,0 +1,276 @@
+//! The JSON files of a checkpoint folder, read into types: what the model's graph needs is parsed by the model itself
+//! ([`parse`]), the rest here. Unknown keys are ignored, values that cannot be honoured are errors that name their path.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A checkpoint folder's configuration files.
+#[derive(Debug, Clone)]
+pub struct ModelFiles {
+    /// The folder itself.
+    pub folder: PathBuf,
+    /// `config.json` as it stands.
+    pub config: Value,
+    /// `generation_config.json`; empty when the folder has none.
+    pub generation: GenerationConfig,
+    /// `preprocessor_config.json`, which vision models have.
+    pub preprocessor: Option<PreprocessorConfig>,
+    /// `tokenizer_config.json`; empty when the folder has none.
+    pub tokenizer: TokenizerConfig,
+}
+
+/// The keys of `generation_config.json` that decide when to stop.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct GenerationConfig {
+    /// Ids that end a generation.
+    pub eos_token_id: Option<TokenIds>,
+}
+
+/// One id or several, as both spellings occur.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// `"eos_token_id": 2`
+    One(u32),
+    /// `"eos_token_id": [2, 32000]`
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// All ids.
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids) => ids,
+        }
+    }
+}
+
+/// The keys of Phi-3-vision's `preprocessor_config.json`. Defaults are those of the reference's image processor.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PreprocessorConfig {
+    /// The most 336-pixel tiles a picture is cut into.
+    #[serde(default = "one")]
+    pub num_crops: u32,
+    /// Per channel, red first.
+    #[serde(default = "clip_mean")]
+    pub image_mean: [f32; 3],
+    /// Per channel, red first.
+    #[serde(default = "clip_std")]
+    pub image_std: [f32; 3],
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn clip_mean() -> [f32; 3] {
+    [0.48145466, 0.4578275, 0.40821073]
+}
+
+fn clip_std() -> [f32; 3] {
+    [0.26862954, 0.26130258, 0.27577711]
+}
+
+/// The keys of `tokenizer_config.json` that chat templates use.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct TokenizerConfig {
+    /// The template, or several by name.
+    pub chat_template: Option<ChatTemplates>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+    pad_token: Option<SpecialToken>,
+    unk_token: Option<SpecialToken>,
+}
+
+/// `chat_template` as a string or as a list of named ones.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum ChatTemplates {
+    /// The one template.
+    One(String),
+    /// Several; `default` is for chatting.
+    Named(Vec<NamedTemplate>),
+}
+
+/// One of several chat templates.
+#[derive(Debug, Clone, Deserialize)]
+pub struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Added { content: String },
+}
+
+impl SpecialToken {
+    fn text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Added { content: text } => text,
+        }
+    }
+}
+
+impl TokenizerConfig {
+    /// The template for chatting.
+    pub fn chat_template(&self) -> Option<&str> {
+        match self.chat_template.as_ref()? {
+            ChatTemplates::One(template) => Some(template),
+            ChatTemplates::Named(list) => list.iter().find(|t| t.name == "default").map(|t| t.template.as_str()),
+        }
+    }
+
+    /// The special tokens that templates name: `bos_token`, `eos_token`, `pad_token`, `unk_token`.
+    pub fn special_tokens(&self) -> BTreeMap<&'static str, &str> {
+        let tokens = [
+            ("bos_token", &self.bos_token),
+            ("eos_token", &self.eos_token),
+            ("pad_token", &self.pad_token),
+            ("unk_token", &self.unk_token),
+        ];
+        tokens.into_iter().filter_map(|(name, token)| Some((name, token.as_ref()?.text()))).collect()
+    }
+}
+
+impl ModelFiles {
+    /// Reads the configuration files of a checkpoint folder. Only `config.json` must be there.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let config = read_json(&folder.join("config.json"))?
+            .with_context(|| format!("{} has no config.json: it is not a model folder", folder.display()))?;
+        let mut tokenizer: TokenizerConfig = read_optional(folder, "tokenizer_config.json")?.unwrap_or_default();
+        // Newer checkpoints keep the template in a file of its own, which then counts.
+        if let Some(template) = read_text(&folder.join("chat_template.jinja"))? {
+            tokenizer.chat_template = Some(ChatTemplates::One(template));
+        } else if let Some(file) = read_optional::<TokenizerConfig>(folder, "chat_template.json")? {
+            tokenizer.chat_template = file.chat_template.or(tokenizer.chat_template);
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            config,
+            generation: read_optional(folder, "generation_config.json")?.unwrap_or_default(),
+            preprocessor: read_optional(folder, "preprocessor_config.json")?,
+            tokenizer,
+        })
+    }
+
+    /// `config.json`'s `model_type`.
+    pub fn model_type(&self) -> Result<&str> {
+        self.config["model_type"]
+            .as_str()
+            .ok_or_else(|| anyhow!("{}: config.json names no model_type", self.folder.display()))
+    }
+
+    /// `config.json` as a model's own type.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        parse(&self.config).with_context(|| format!("{}", self.folder.join("config.json").display()))
+    }
+
+    /// How the checkpoint is quantized, if it is.
+    pub fn quantization(&self) -> Result<Option<Quantization>> {
+        // mlx-lm and mlx-vlm write the first two alike, Phi-3-Vision-MLX only the third.
+        let found = ["quantization", "quantization_config", "quantized"].into_iter().find_map(|key| {
+            let value = self.config.get(key)?;
+            (!value.is_null()).then_some((key, value))
+        });
+        let Some((key, value)) = found else { return Ok(None) };
+        Quantization::parse(value)
+            .with_context(|| format!("{}: {key}", self.folder.join("config.json").display()))
+            .map(Some)
+    }
+
+    /// Ids that end a generation, as the checkpoint's files say.
+    pub fn eos_token_ids(&self) -> Result<Vec<u32>> {
+        #[derive(Deserialize)]
+        struct Eos {
+            eos_token_id: Option<TokenIds>,
+        }
+        let config: Eos = self.parse()?;
+        let sources = [&config.eos_token_id, &self.generation.eos_token_id];
+        Ok(sources.into_iter().flatten().flat_map(TokenIds::as_slice).copied().collect())
+    }
+}
+
+/// How one module's weights are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct QuantizedAs {
+    /// Consecutive weights of a row that share a scale.
+    pub group_size: i32,
+    /// Bits of one weight.
+    pub bits: i32,
+    /// The number format.
+    #[serde(default)]
+    pub mode: QuantizationMode,
+}
+
+/// MLX's packed number formats; those that are not here are refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizationMode {
+    /// `scale · q + bias` with unsigned integers.
+    #[default]
+    Affine,
+}
+
+/// `config.json`'s `quantization`: the rule and its exceptions by module path.
+#[derive(Debug, Clone)]
+pub struct Quantization {
+    default: QuantizedAs,
+    overrides: BTreeMap<String, QuantizedAs>,
+}
+
+impl Quantization {
+    fn parse(value: &Value) -> Result<Self> {
+        let fields = value.as_object().ok_or_else(|| anyhow!("an object is expected, not {value}"))?;
+        if let Some(method) = fields.get("quant_method") {
+            bail!("quantized by {method}, which is not MLX's format; use the unquantized checkpoint");
+        }
+        let default: QuantizedAs = parse(value)?;
+        let mut overrides = BTreeMap::new();
+        // `false` stands for a module left as it was; that it has no scales says so already.
+        for (path, value) in fields.iter().filter(|(_, value)| value.is_object()) {
+            let mut merged = serde_json::json!({ "group_size": default.group_size, "bits": default.bits });
+            merged.as_object_mut().expect("made as an object").extend(value.as_object().cloned().unwrap_or_default());
+            overrides.insert(path.clone(), parse(&merged).with_context(|| path.clone())?);
+        }
+        Ok(Self { default, overrides })
+    }
+
+    /// How the module at `path` is packed, given that it is.
+    pub fn of(&self, path: &str) -> QuantizedAs {
+        self.overrides.get(path).copied().unwrap_or(self.default)
+    }
+}
+
+/// A JSON value as `T`; errors name the path of the value at fault.
+pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|e| anyhow!("{}: {}", e.path(), e.inner()))
+}
+
+/// The file's JSON, or nothing when there is no such file.
+pub fn read_json(path: &Path) -> Result<Option<Value>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not valid JSON", path.display()))
+}
+
+fn read_optional<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>> {
+    let path = folder.join(name);
+    let Some(value) = read_json(&path)? else { return Ok(None) };
+    parse(&value).with_context(|| format!("{}", path.display())).map(Some)
+}
+
+fn read_text(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}

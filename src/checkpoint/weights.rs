@@ -1,0 +1,308 @@
+//! The tensors of a checkpoint: each is named exactly once, taken exactly once, and has the shape the model expects.
+//!
+//! A model takes its tensors through a [`Scope`], whose path is the key in the checkpoint. What does not fit is noted,
+//! and [`Weights::finish`] reports all of it at once, tensors that nobody took included.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use mlx_mmap::MappedFile;
+use mlx_rs::{Array, Dtype};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::config::{Quantization, QuantizedAs, parse, read_json};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
+/// enough to know the outcome.
+#[derive(Clone, Copy)]
+pub struct Remap {
+    /// The name under which the model takes the tensor; none for tensors that carry nothing (position ids and the like).
+    pub rename: fn(&str) -> Option<String>,
+    /// The order of axes in which MLX wants the tensor of this (new) name, where it is another than the stored one.
+    pub transpose: fn(&str, &[i32]) -> Option<&'static [i32]>,
+}
+
+/// Where one tensor lies, and what is to become of it.
+struct Stored {
+    shard: usize,
+    bytes: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<i32>,
+    transpose: Option<&'static [i32]>,
+}
+
+impl Stored {
+    /// The shape that the model sees.
+    fn final_shape(&self) -> Vec<i32> {
+        match self.transpose {
+            Some(axes) => axes.iter().map(|&axis| self.shape[axis as usize]).collect(),
+            None => self.shape.clone(),
+        }
+    }
+}
+
+/// The tensors of a checkpoint folder.
+pub struct Weights {
+    folder: PathBuf,
+    shards: Vec<MappedFile>,
+    tensors: BTreeMap<String, Stored>,
+    quantization: Option<Quantization>,
+    dtype: Option<Dtype>,
+    progress: Box<dyn Fn(u64)>,
+    unused: RefCell<BTreeSet<String>>,
+    missing: RefCell<Vec<String>>,
+    wrong: RefCell<Vec<String>>,
+}
+
+impl Weights {
+    /// Maps the folder's safetensors files and reads their headers; no tensor yet.
+    ///
+    /// `dtype` is what floating-point tensors are cast to when taken; none leaves them as stored.
+    pub fn open(folder: &Path, remap: Remap, quantization: Option<Quantization>, dtype: Option<Dtype>) -> Result<Self> {
+        let mut shards = Vec::new();
+        let mut tensors = BTreeMap::new();
+        let mut twice = Vec::new();
+        for file in shard_files(folder)? {
+            let path = folder.join(&file);
+            let map = MappedFile::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            for (name, stored) in header(&map, shards.len(), remap).with_context(|| damaged(&path))? {
+                if tensors.insert(name.clone(), stored).is_some() {
+                    twice.push(name);
+                }
+            }
+            shards.push(map);
+        }
+        if !twice.is_empty() {
+            bail!("{}: {} present more than once: {}", folder.display(), count(&twice), list(&twice));
+        }
+        let unused = RefCell::new(tensors.keys().cloned().collect());
+        Ok(Self {
+            folder: folder.to_owned(),
+            shards,
+            tensors,
+            quantization,
+            dtype,
+            progress: Box::new(|_| ()),
+            unused,
+            missing: RefCell::default(),
+            wrong: RefCell::default(),
+        })
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|stored| stored.bytes.len() as u64).sum()
+    }
+
+    /// Calls `progress` with the number of bytes of every tensor that was taken.
+    pub fn on_progress(mut self, progress: impl Fn(u64) + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// The scope with the empty path.
+    pub fn root(&self) -> Scope<'_> {
+        Scope { weights: self, path: String::new() }
+    }
+
+    /// To be called when the model is built: an error that lists every tensor that was missing, had another shape than
+    /// expected, or was not wanted.
+    pub fn finish(self) -> Result<()> {
+        let unused: Vec<String> = self.unused.into_inner().into_iter().collect();
+        let complaints: Vec<String> = [
+            ("missing", self.missing.into_inner()),
+            ("of the wrong shape", self.wrong.into_inner()),
+            ("unknown", unused),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{} {what} ({})", count(&names), list(&names)))
+        .collect();
+        if complaints.is_empty() {
+            return Ok(());
+        }
+        bail!("{} does not fit its config.json: {}", self.folder.display(), complaints.join("; "))
+    }
+
+    fn take(&self, name: &str, shape: &[i32]) -> Array {
+        let expected = || Array::zeros::<f32>(shape).unwrap_or_else(|_| Array::from_f32(0.0));
+        let Some(stored) = self.tensors.get(name) else {
+            self.missing.borrow_mut().push(name.to_owned());
+            return expected();
+        };
+        self.unused.borrow_mut().remove(name);
+        if stored.final_shape() != shape {
+            let note = format!("{name}: {:?} where {shape:?} is expected", stored.final_shape());
+            self.wrong.borrow_mut().push(note);
+            return expected();
+        }
+        match self.read(stored) {
+            Ok(array) => array,
+            Err(e) => {
+                self.wrong.borrow_mut().push(format!("{name}: {e:#}"));
+                expected()
+            }
+        }
+    }
+
+    fn read(&self, stored: &Stored) -> Result<Array> {
+        let mut array = self.shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?;
+        if let Some(axes) = stored.transpose {
+            array = array.transpose_axes(axes)?.contiguous()?;
+        }
+        if let Some(dtype) = self.dtype
+            && stored.dtype.is_float()
+        {
+            array = array.as_dtype(dtype)?;
+        }
+        // At once, so that the stored form is freed before the next tensor is read.
+        array.eval()?;
+        (self.progress)(stored.bytes.len() as u64);
+        Ok(array)
+    }
+}
+
+/// A place in the checkpoint's tree of names, such as `model.layers.3.mlp`.
+#[derive(Clone)]
+pub struct Scope<'a> {
+    weights: &'a Weights,
+    path: String,
+}
+
+impl Scope<'_> {
+    /// The place `name` below this one.
+    #[must_use]
+    pub fn pp(&self, name: impl Display) -> Self {
+        Self { weights: self.weights, path: self.key(name) }
+    }
+
+    /// The tensor `name`, which must have this shape. Where there is none such, zeros, and [`Weights::finish`] tells.
+    pub fn get(&self, name: &str, shape: &[i32]) -> Array {
+        self.weights.take(&self.key(name), shape)
+    }
+
+    /// The shape of the tensor `name`, if there is one.
+    pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
+        self.weights.tensors.get(&self.key(name)).map(Stored::final_shape)
+    }
+
+    /// The tensors below this place are known, and the model has no use for them.
+    pub fn skip(&self) {
+        let prefix = self.key("");
+        self.weights.unused.borrow_mut().retain(|name| !name.starts_with(&prefix));
+    }
+
+    /// How the module at this place is packed; nothing when its weights are plain.
+    pub fn quantized(&self) -> Option<QuantizedAs> {
+        self.shape("scales")?;
+        let rule = self.weights.quantization.as_ref().map(|rule| rule.of(&self.path));
+        if rule.is_none() {
+            let note = format!("{}: quantized, but config.json has no quantization", self.key("scales"));
+            self.weights.wrong.borrow_mut().push(note);
+        }
+        rule
+    }
+
+    fn key(&self, name: impl Display) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// The names of the safetensors files that make up the checkpoint.
+fn shard_files(folder: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index_path = folder.join(INDEX);
+    if let Some(index) = read_json(&index_path)? {
+        let index: Index = parse(&index).with_context(|| format!("{}", index_path.display()))?;
+        let files: BTreeSet<String> = index.weight_map.into_values().collect();
+        if let Some(file) = files.iter().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
+            bail!("{}: {file:?} is not the name of a file beside it", index_path.display());
+        }
+        let absent: Vec<String> = files.iter().filter(|file| !folder.join(file).is_file()).cloned().collect();
+        if !absent.is_empty() {
+            bail!("{} names files that are not there: {}", index_path.display(), list(&absent));
+        }
+        return Ok(files.into_iter().collect());
+    }
+    const SINGLE: &str = "model.safetensors";
+    if folder.join(SINGLE).is_file() {
+        return Ok(vec![SINGLE.into()]);
+    }
+    // Other names occur: Phi-3-Vision-MLX writes quantized_model.safetensors.
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| {
+            name.ends_with(".safetensors") && !name.starts_with("adapter") && !name.starts_with("consolidated")
+        })
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        bail!("{} holds no *.safetensors: there are no weights to load", folder.display());
+    }
+    Ok(files)
+}
+
+/// The tensors of one file under their new names.
+fn header(map: &MappedFile, shard: usize, remap: Remap) -> Result<Vec<(String, Stored)>> {
+    let (header_len, metadata) = SafeTensors::read_metadata(map.bytes())?;
+    let data = header_len + size_of::<u64>();
+    let mut tensors = Vec::new();
+    for (stored_name, info) in metadata.tensors() {
+        let Some(name) = (remap.rename)(&stored_name) else { continue };
+        let dtype = mlx_dtype(info.dtype)
+            .ok_or_else(|| anyhow!("{stored_name} is of type {:?}, which MLX does not have", info.dtype))?;
+        let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>();
+        let shape = shape.map_err(|_| anyhow!("{stored_name} has the shape {:?}, too large for MLX", info.shape))?;
+        let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+        let transpose = (remap.transpose)(&name, &shape);
+        tensors.push((name, Stored { shard, bytes, dtype, shape, transpose }));
+    }
+    Ok(tensors)
+}
+
+fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
+    use safetensors::Dtype as S;
+    Some(match dtype {
+        S::BOOL => Dtype::Bool,
+        S::U8 => Dtype::Uint8,
+        S::I8 => Dtype::Int8,
+        S::U16 => Dtype::Uint16,
+        S::I16 => Dtype::Int16,
+        S::F16 => Dtype::Float16,
+        S::BF16 => Dtype::Bfloat16,
+        S::U32 => Dtype::Uint32,
+        S::I32 => Dtype::Int32,
+        S::F32 => Dtype::Float32,
+        S::U64 => Dtype::Uint64,
+        S::I64 => Dtype::Int64,
+        S::F64 => Dtype::Float64,
+        _ => return None,
+    })
+}
+
+fn damaged(path: &Path) -> String {
+    format!("{} is damaged or incomplete; fetch it again", path.display())
+}
+
+fn count(names: &[String]) -> String {
+    format!("{} tensor{}", names.len(), if names.len() == 1 { "" } else { "s" })
+}
+
+/// The first five, and how many more.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}

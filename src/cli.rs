@@ -1,0 +1,242 @@
+//! The command line: the tree of commands and the groups of arguments that several share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, ValueEnum};
+use mlx_rs::Dtype;
+use phi3v::engine::sampler::Sampling;
+use phi3v::processor::NumCrops;
+use phi3v::processor::image_source::ImageLimits;
+
+use crate::commands::Command;
+
+/// Run Phi-3.5-vision and its family on MLX
+#[derive(Debug, Parser)]
+#[command(name = "phi3v", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (what was produced stands).")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How much is told
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Print only the result, warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Tell more about what is done, on stderr
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// The numbers in which a model computes
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum DtypeArg {
+    /// As the checkpoint is stored
+    Auto,
+    /// 32-bit floats: exact, twice the memory
+    Float32,
+    /// 16-bit IEEE floats
+    Float16,
+    /// 16-bit floats with the range of 32-bit ones
+    Bfloat16,
+}
+
+impl DtypeArg {
+    /// The type to cast to; none leaves weights as stored.
+    pub(crate) fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::Auto => None,
+            Self::Float32 => Some(Dtype::Float32),
+            Self::Float16 => Some(Dtype::Float16),
+            Self::Bfloat16 => Some(Dtype::Bfloat16),
+        }
+    }
+}
+
+/// Which model
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Folder of a checkpoint, or its id on the Hugging Face hub
+    ///
+    /// A hub model is looked for in the cache that Python tools use, and fetched into it if need be. The variables
+    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there.
+    #[arg(short, long, value_name = "FOLDER|ID", default_value = "microsoft/Phi-3.5-vision-instruct")]
+    pub(crate) model: String,
+    /// Branch, tag or commit of a hub model
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// Numbers in which to compute
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub(crate) dtype: DtypeArg,
+}
+
+/// Which pictures, and how they are read
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct ImageArgs {
+    /// A picture: a file, an http(s) address, a data: address, or - for stdin
+    ///
+    /// Repeat it for several. In the prompt, <|image_1|> stands for the first, and so on; without such tags all pictures
+    /// come before the text.
+    #[arg(short, long = "image", value_name = "PICTURE")]
+    pub(crate) images: Vec<String>,
+    /// The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint
+    /// says]
+    #[arg(long, value_name = "N|auto", value_parser = num_crops)]
+    pub(crate) num_crops: Option<NumCrops>,
+    /// The most pixels a picture may have
+    #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_pixels)]
+    pub(crate) max_image_pixels: u64,
+}
+
+fn num_crops(text: &str) -> Result<NumCrops, String> {
+    match text {
+        "auto" => Ok(NumCrops::Auto),
+        _ => match text.parse() {
+            Ok(n @ 1..=1024) => Ok(NumCrops::Fixed(n)),
+            _ => Err("a number from 1 to 1024 or auto is expected".into()),
+        },
+    }
+}
+
+/// How tokens are chosen
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// 0 always takes the best token; higher is more varied
+    #[arg(short, long, visible_alias = "temp", value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
+    pub(crate) temperature: f32,
+    /// Only the K best tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Only the best tokens that together have probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    pub(crate) top_p: f32,
+    /// Only tokens at least P times as probable as the best
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = share_or_zero)]
+    pub(crate) min_p: f32,
+    /// Make tokens of the prompt and the answer less likely: logits are divided by this
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero)]
+    pub(crate) repetition_penalty: f32,
+    /// How many of the last tokens the repetition penalty looks at [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) repetition_context_size: Option<usize>,
+    /// Subtract from the logits of tokens already in the answer
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+    /// Subtract from the logits of tokens, for each time they are in the answer
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+    /// Where the random numbers start: the same seed gives the same answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+impl From<SamplingArgs> for Sampling {
+    fn from(args: SamplingArgs) -> Self {
+        let SamplingArgs {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_context_size,
+            presence_penalty,
+            frequency_penalty,
+            seed,
+        } = args;
+        Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            repetition_context_size,
+            presence_penalty,
+            frequency_penalty,
+            seed,
+        }
+    }
+}
+
+fn number(text: &str, expected: &str, accepts: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|&x: &f32| x.is_finite() && accepts(x));
+    number.ok_or_else(|| format!("{expected} is expected"))
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    number(text, "a number", |_| true)
+}
+
+fn from_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0", |x| x >= 0.0)
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |x| x > 0.0)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0 and up to 1", |x| x > 0.0 && x <= 1.0)
+}
+
+fn share_or_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+/// Arguments of `phi3v generate`
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// What to ask; - reads it from stdin
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// What the model should know beforehand: the system message
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Send the prompt as it is, without the checkpoint's chat template
+    #[arg(long, conflicts_with = "system")]
+    pub(crate) ignore_chat_template: bool,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// The most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_tokens: u64,
+    /// A text that ends the answer and is not part of it; repeat it for several
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Positions of the prompt per step: smaller takes less memory, the answer stays the same
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) prefill_step_size: u64,
+    /// Print one JSON object with text, token ids, finish reason and timings
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Arguments of `phi3v verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) model: Option<PathBuf>,
+    /// Folder with recordings of the reference implementation; folders below it are searched, too
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) golden: PathBuf,
+    /// Prefill in steps of so many positions; several, separated by commas, must all give the same
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,7,64,2048",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) prefill_step_size: Vec<u64>,
+    /// Print one JSON object per recording
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -1,0 +1,220 @@
+//! `phi3v generate`: one prompt, one answer.
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::ProgressBar;
+use phi3v::checkpoint::hub::{HubSettings, locate};
+use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
+use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
+use phi3v::processor::{Message, NumCrops, Processor, Prompt};
+use phi3v::{checkpoint::ModelFiles, models};
+use serde::Serialize;
+
+use crate::cli::{GenerateArgs, ImageArgs, ModelArgs, OutputArgs};
+use crate::interrupt;
+use crate::ui::Ui;
+
+pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
+    let GenerateArgs {
+        model: ModelArgs { model, revision, dtype },
+        prompt,
+        system,
+        ignore_chat_template,
+        images: ImageArgs { images, num_crops, max_image_pixels },
+        max_tokens,
+        stop,
+        sampling,
+        prefill_step_size,
+        json,
+        output: OutputArgs { quiet, verbose },
+    } = args;
+    let ui = Ui::new(quiet, verbose);
+    interrupt::listen()?;
+
+    // Everything cheap first: a mistake should not cost a download or the loading of a model.
+    let prompt = read_prompt(prompt, &images)?;
+    let limits = ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() };
+    let decoding = Instant::now();
+    let images = images
+        .iter()
+        .map(|source| image_source::load(&source.parse::<ImageSource>()?, &limits))
+        .collect::<Result<Vec<_>, _>>()?;
+    let image_decode_time = decoding.elapsed();
+
+    let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), &ui)?;
+    let files = ModelFiles::read(&folder)?;
+    let processor = Processor::read(&files)?;
+    let num_crops = num_crops.unwrap_or(NumCrops::Checkpoint);
+    let cutting = Instant::now();
+    let prompt = if ignore_chat_template {
+        processor.prepare_text(&prompt, &images, num_crops)?
+    } else {
+        let messages: Vec<Message> =
+            system.map(|text| Message::new("system", text)).into_iter().chain([Message::new("user", prompt)]).collect();
+        processor.prepare(&messages, &images, num_crops)?
+    };
+    drop(images);
+    let image_time = image_decode_time + cutting.elapsed();
+    report_prompt(&ui, &prompt);
+
+    let loading = Instant::now();
+    let engine = load(&files, processor, dtype.dtype(), &ui)?;
+    let load_time = loading.elapsed();
+
+    let request = Request {
+        prompt,
+        max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
+        sampling: sampling.into(),
+        stop,
+        prefill_step_size: usize::try_from(prefill_step_size).unwrap_or(usize::MAX),
+    };
+    let generation = stream(&engine, &request, json, &ui)?;
+    let statistics = Statistics::new(&generation, image_time, load_time);
+    if json {
+        let output = Output {
+            text: &generation.text,
+            tokens: &generation.tokens,
+            finish_reason: generation.finish_reason,
+            statistics,
+        };
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&output)?)?;
+    } else {
+        writeln!(std::io::stdout())?;
+        statistics.print(&ui);
+    }
+    Ok(match generation.finish_reason {
+        FinishReason::Interrupted => ExitCode::from(interrupt::EXIT_CODE),
+        FinishReason::Stop | FinishReason::Length => ExitCode::SUCCESS,
+    })
+}
+
+/// The prompt, from stdin if it is `-`.
+fn read_prompt(prompt: String, images: &[String]) -> Result<String> {
+    let readers = usize::from(prompt == "-") + images.iter().filter(|source| *source == "-").count();
+    ensure!(readers <= 1, "stdin (-) can be read only once: for the prompt or for one picture");
+    let text = if prompt == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+        // The line's end belongs to the shell.
+        text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).to_owned()).unwrap_or(text)
+    } else {
+        prompt
+    };
+    if text.trim().is_empty() {
+        bail!("the prompt is empty; say with --prompt what to do");
+    }
+    Ok(text)
+}
+
+fn report_prompt(ui: &Ui, prompt: &Prompt) {
+    for (index, tiles) in prompt.images.iter().enumerate() {
+        let (rows, cols) = (tiles.rows, tiles.cols);
+        ui.verbose(format!("picture {}: {rows} × {cols} tiles, {} tokens", index + 1, tiles.image_tokens()));
+    }
+    ui.verbose(format!("prompt: {:?}", prompt.text));
+}
+
+fn load(files: &ModelFiles, processor: Processor, dtype: Option<mlx_rs::Dtype>, ui: &Ui) -> Result<Engine> {
+    let bar = ui.bytes("loading", 0);
+    let shown = bar.clone();
+    let model = models::load(files, dtype, move |done, total| {
+        shown.set_length(total);
+        shown.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Engine::new(model, processor.tokenizer, files)
+}
+
+/// Serves the request; text goes to stdout as it comes, unless `json`.
+fn stream(engine: &Engine, request: &Request, json: bool, ui: &Ui) -> Result<Generation> {
+    let mut stdout = std::io::stdout().lock();
+    let mut written = Ok(());
+    let mut bar = ui.positions("reading the prompt", request.prompt.len() as u64);
+    let generation = engine.generate(request, |event| {
+        match event {
+            Event::Encoded => {}
+            Event::Prefill(done, total) => show_prefill(&bar, done, total),
+            Event::LongFactors(boundary) => {
+                ui.verbose(format!(
+                    "\nbeyond {boundary} positions: reading everything again with longrope's long factors"
+                ));
+                bar = ui.positions("reading again", boundary as u64);
+            }
+            Event::Text(text) if !json && !text.is_empty() => {
+                written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            }
+            Event::Text(_) => {}
+        }
+        if written.is_err() || interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    written?;
+    Ok(generation)
+}
+
+fn show_prefill(bar: &ProgressBar, done: usize, total: usize) {
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+    if done == total {
+        bar.finish_and_clear();
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output<'a> {
+    text: &'a str,
+    tokens: &'a [u32],
+    finish_reason: FinishReason,
+    #[serde(flatten)]
+    statistics: Statistics,
+}
+
+/// Times are in seconds, memory in bytes.
+#[derive(Serialize)]
+struct Statistics {
+    prompt_tokens: usize,
+    generation_tokens: usize,
+    prompt_tps: f64,
+    generation_tps: f64,
+    peak_memory: usize,
+    image_seconds: f64,
+    load_seconds: f64,
+    encoder_seconds: f64,
+    prefill_seconds: f64,
+    decode_seconds: f64,
+}
+
+impl Statistics {
+    fn new(generation: &Generation, image_time: Duration, load_time: Duration) -> Self {
+        let rate =
+            |tokens: usize, time: Duration| if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() };
+        Self {
+            prompt_tokens: generation.prompt_tokens,
+            generation_tokens: generation.tokens.len(),
+            prompt_tps: rate(generation.prompt_tokens, generation.prefill_time),
+            // The first token comes out of the prefill.
+            generation_tps: rate(generation.tokens.len().saturating_sub(1), generation.decode_time),
+            peak_memory: mlx_rs::memory::peak_memory().unwrap_or(0),
+            image_seconds: image_time.as_secs_f64(),
+            load_seconds: load_time.as_secs_f64(),
+            encoder_seconds: generation.encoder_time.as_secs_f64(),
+            prefill_seconds: generation.prefill_time.as_secs_f64(),
+            decode_seconds: generation.decode_time.as_secs_f64(),
+        }
+    }
+
+    fn print(&self, ui: &Ui) {
+        ui.status(format!("prompt      {} tokens, {:.1} tokens/s", self.prompt_tokens, self.prompt_tps));
+        ui.status(format!("generation  {} tokens, {:.1} tokens/s", self.generation_tokens, self.generation_tps));
+        ui.status(format!(
+            "time        load {:.2} s, images {:.2} s, encoder {:.2} s, prefill {:.2} s, decode {:.2} s",
+            self.load_seconds, self.image_seconds, self.encoder_seconds, self.prefill_seconds, self.decode_seconds
+        ));
+        ui.status(format!("memory      {:.2} GB peak", self.peak_memory as f64 / 1e9));
+    }
+}

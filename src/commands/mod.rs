@@ -1,0 +1,34 @@
+//! The subcommands: each turns its arguments into settings, calls the library, and prints.
+
+mod docs;
+mod generate;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::cli::{Cli, GenerateArgs, VerifyArgs};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer a question, about pictures or without
+    Generate(GenerateArgs),
+    /// Check a model, stage by stage, against recordings of the reference
+    Verify(VerifyArgs),
+    /// Print the completion script for a shell
+    Completions(docs::CompletionsArgs),
+    /// Write the man pages into a folder
+    Man(docs::ManArgs),
+}
+
+/// Runs the command; the exit code when it did not fail.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Completions(args) => docs::completions(&args),
+        Command::Man(args) => docs::man(&args),
+    }
+}

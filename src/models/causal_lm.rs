@@ -1,0 +1,157 @@
+//! What the text decoders share: tokens in, blocks in a row, logits out.
+
+use anyhow::Result;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use serde::Deserialize;
+
+use super::Model;
+use crate::cache::{Cache, LayerCache};
+use crate::checkpoint::Scope;
+use crate::checkpoint::weights::Remap;
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors};
+
+/// The keys of `config.json` that text decoders share.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Config {
+    pub hidden_size: i32,
+    pub intermediate_size: i32,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: i32,
+    num_key_value_heads: Option<i32>,
+    head_dim: Option<i32>,
+    pub rms_norm_eps: f32,
+    vocab_size: i32,
+    sliding_window: Option<i32>,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(flatten)]
+    rope: RopeConfig,
+    // Only there to be checked.
+    #[serde(rename = "hidden_act")]
+    _hidden_act: HiddenAct,
+}
+
+/// The activation of the MLPs; others are refused by name.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HiddenAct {
+    Silu,
+}
+
+impl Config {
+    pub(super) fn num_key_value_heads(&self) -> i32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    pub(super) fn head_dim(&self) -> i32 {
+        self.head_dim.unwrap_or(self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0))
+    }
+}
+
+/// What every block of one forward pass is told.
+pub(super) struct Step<'a> {
+    rope: &'a Rope,
+    factors: RopeFactors,
+    past: i32,
+    /// Which keys the new positions see.
+    pub mask: Mask,
+}
+
+impl Step<'_> {
+    /// Turns queries or keys `[batch, heads, n, head_dim]` of the new positions.
+    pub(super) fn rotate(&self, x: &Array) -> Result<Array, Exception> {
+        self.rope.forward(x, self.past, self.factors)
+    }
+}
+
+/// A decoder layer.
+pub(super) trait Block {
+    /// `[batch, n, hidden_size] -> [batch, n, hidden_size]`
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception>;
+}
+
+/// A decoder with blocks of one kind.
+pub(super) struct CausalLm<B> {
+    embed_tokens: Embedding,
+    layers: Vec<B>,
+    norm: RmsNorm,
+    /// None where the embedding table serves.
+    lm_head: Option<Linear>,
+    rope: Rope,
+    sliding_window: Option<i32>,
+    max_position_embeddings: usize,
+}
+
+impl<B> CausalLm<B> {
+    /// Builds the model at `w`, its layers with `block`.
+    pub(super) fn load(c: &Config, w: &Scope, block: impl Fn(&Scope) -> B) -> Result<Self> {
+        let model = w.pp("model");
+        let layers = model.pp("layers");
+        Ok(Self {
+            embed_tokens: Embedding::load(&model.pp("embed_tokens"), c.vocab_size, c.hidden_size),
+            layers: (0..c.num_hidden_layers).map(|i| block(&layers.pp(i))).collect(),
+            norm: RmsNorm::load(&model.pp("norm"), c.hidden_size, c.rms_norm_eps),
+            lm_head: (!c.tie_word_embeddings).then(|| Linear::load(&w.pp("lm_head"), c.hidden_size, c.vocab_size)),
+            rope: Rope::new(&c.rope, c.head_dim())?,
+            sliding_window: c.sliding_window,
+            max_position_embeddings: c.rope.max_position_embeddings,
+        })
+    }
+}
+
+impl<B: Block> Model for CausalLm<B> {
+    fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
+        self.embed_tokens.forward(ids)
+    }
+
+    fn new_cache(&self, len: usize) -> Cache {
+        let long = self.rope_boundary().is_some_and(|boundary| len > boundary);
+        Cache::new(self.layers.len(), if long { RopeFactors::Long } else { RopeFactors::Short })
+    }
+
+    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {
+        let past = cache.len() as i32;
+        let mask = Mask::causal(past, x.dim(1), self.sliding_window)?;
+        let step = Step { rope: &self.rope, factors: cache.factors, past, mask };
+        let mut x = x.clone();
+        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(&x, cache, &step)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
+        match &self.lm_head {
+            Some(lm_head) => lm_head.forward(hidden),
+            None => self.embed_tokens.as_linear(hidden),
+        }
+    }
+
+    fn rope_boundary(&self) -> Option<usize> {
+        self.rope.boundary()
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.max_position_embeddings
+    }
+}
+
+/// Tensors as published, but for tables of rotary frequencies and, where the embedding table serves as the head too, a
+/// copy of it.
+pub(super) fn remap(tie_word_embeddings: bool) -> Remap {
+    fn untied(name: &str) -> Option<String> {
+        (!name.ends_with(".rotary_emb.inv_freq")).then(|| name.to_owned())
+    }
+    fn tied(name: &str) -> Option<String> {
+        untied(name).filter(|name| !name.starts_with("lm_head."))
+    }
+    Remap { rename: if tie_word_embeddings { tied } else { untied }, transpose: |_, _| None }
+}
+
+impl Config {
+    /// The [`remap`] for this configuration.
+    pub(super) fn remap(&self) -> Remap {
+        remap(self.tie_word_embeddings)
+    }
+}

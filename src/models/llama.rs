@@ -1,0 +1,108 @@
+//! Llama 1 to 3, and Mistral, which is the same network with a sliding window.
+//! Reference: transformers, modeling_llama.py and modeling_mistral.py.
+
+use anyhow::Result;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::nn::silu;
+
+use super::Arch;
+use super::causal_lm::{self, CausalLm, Config, Step};
+use crate::cache::LayerCache;
+use crate::checkpoint::Scope;
+use crate::nn::{Linear, RmsNorm, attention, merge_heads, split_heads};
+
+pub(super) const ARCH: Arch = Arch {
+    model_types: &["llama", "mistral"],
+    load: |files, w| {
+        let c: Config = files.parse()?;
+        Ok(Box::new(CausalLm::load(&c, w, |w| Block::load(w, &c))?))
+    },
+    remap: |files| Ok(files.parse::<Config>()?.remap()),
+    has_vision: false,
+    stop_tokens: &[],
+};
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: i32,
+}
+
+impl Attention {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads(), c.head_dim());
+        let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output);
+        Self {
+            q_proj: linear("q_proj", c.hidden_size, heads * head_dim),
+            k_proj: linear("k_proj", c.hidden_size, kv_heads * head_dim),
+            v_proj: linear("v_proj", c.hidden_size, kv_heads * head_dim),
+            o_proj: linear("o_proj", heads * head_dim, c.hidden_size),
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+        }
+    }
+
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+        let kv_heads = self.num_key_value_heads;
+        let queries = split_heads(&self.q_proj.forward(x)?, self.num_attention_heads)?; // [batch, heads, n, head_dim]
+        let keys = split_heads(&self.k_proj.forward(x)?, kv_heads)?; // [batch, kv_heads, n, head_dim]
+        let values = split_heads(&self.v_proj.forward(x)?, kv_heads)?;
+        let (keys, values) = cache.update(&step.rotate(&keys)?, &values)?; // [batch, kv_heads, past + n, head_dim]
+        let scale = (self.head_dim as f32).powf(-0.5);
+        let mixed = attention(&step.rotate(&queries)?, &keys, &values, scale, &step.mask)?;
+        self.o_proj.forward(&merge_heads(&mixed)?)
+    }
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output);
+        Self {
+            gate_proj: linear("gate_proj", c.hidden_size, c.intermediate_size),
+            up_proj: linear("up_proj", c.hidden_size, c.intermediate_size),
+            down_proj: linear("down_proj", c.intermediate_size, c.hidden_size),
+        }
+    }
+
+    fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.forward(&silu(self.gate_proj.forward(x)?)?.multiply(self.up_proj.forward(x)?)?)
+    }
+}
+
+struct Block {
+    self_attn: Attention,
+    mlp: Mlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
+        Self {
+            self_attn: Attention::load(&w.pp("self_attn"), c),
+            mlp: Mlp::load(&w.pp("mlp"), c),
+            input_layernorm: norm("input_layernorm"),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+        }
+    }
+}
+
+impl causal_lm::Block for Block {
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+}

@@ -1,0 +1,94 @@
+//! The architectures: one file each, and the table that finds them by `model_type`.
+
+mod causal_lm;
+mod clip;
+mod llama;
+mod phi3;
+mod phi3_v;
+
+use anyhow::{Result, bail};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use crate::cache::Cache;
+use crate::checkpoint::weights::Remap;
+use crate::checkpoint::{ModelFiles, Scope, Weights};
+use crate::processor::Tiles;
+
+/// An architecture: how its checkpoints are read and what they need around them.
+pub struct Arch {
+    /// The values of `config.json`'s `model_type` that it answers to.
+    pub model_types: &'static [&'static str],
+    /// Builds the model from its tensors.
+    pub load: fn(&ModelFiles, &Scope) -> Result<Box<dyn Model>>,
+    /// How published tensors become MLX's.
+    pub remap: fn(&ModelFiles) -> Result<Remap>,
+    /// Whether prompts can hold pictures, as `<|image_N|>`.
+    pub has_vision: bool,
+    /// Tokens that end an answer although the checkpoint's files may not say so.
+    pub stop_tokens: &'static [&'static str],
+}
+
+/// All architectures, one line each.
+const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH];
+
+impl Arch {
+    /// The architecture of a checkpoint.
+    pub fn of(files: &ModelFiles) -> Result<&'static Self> {
+        let model_type = files.model_type()?;
+        match ARCHS.iter().find(|arch| arch.model_types.contains(&model_type)) {
+            Some(arch) => Ok(arch),
+            None => {
+                let known: Vec<&str> = ARCHS.iter().flat_map(|arch| arch.model_types).copied().collect();
+                bail!(
+                    "{}: model_type {model_type:?} is not supported; supported are {}",
+                    files.folder.display(),
+                    known.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// A language model, with or without eyes, as the engine sees it.
+pub trait Model {
+    /// Ids to vectors: `[n] -> [1, n, hidden_size]`.
+    fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception>;
+
+    /// The vectors that stand for one picture in the prompt: `[1, image_tokens, hidden_size]`.
+    fn encode_image(&self, _tiles: &Tiles) -> Result<Array, Exception> {
+        Err(Exception::custom("this model has no vision"))
+    }
+
+    /// An empty cache for a sequence of `len` positions.
+    fn new_cache(&self, len: usize) -> Cache;
+
+    /// Appends `x` `[1, n, hidden_size]` to the cached sequence; the last hidden states, `[1, n, hidden_size]`.
+    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception>;
+
+    /// Hidden states to logits: `[.., hidden_size] -> [.., vocab_size]`.
+    fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
+
+    /// Sequences longer than this need another cache than shorter ones ([`Model::new_cache`]): longrope's
+    /// `original_max_position_embeddings`.
+    fn rope_boundary(&self) -> Option<usize>;
+
+    /// The longest sequence.
+    fn max_position_embeddings(&self) -> usize;
+}
+
+/// Loads a checkpoint folder's model. Floating-point weights are cast to `dtype`, or left as stored.
+/// `progress` is told the bytes read so far and in all.
+pub fn load(files: &ModelFiles, dtype: Option<Dtype>, progress: impl Fn(u64, u64) + 'static) -> Result<Box<dyn Model>> {
+    let arch = Arch::of(files)?;
+    let weights = Weights::open(&files.folder, (arch.remap)(files)?, files.quantization()?, dtype)?;
+    let total = weights.total_bytes();
+    let done = std::cell::Cell::new(0);
+    let weights = weights.on_progress(move |bytes| {
+        done.set(done.get() + bytes);
+        progress(done.get(), total);
+    });
+    let model = (arch.load)(files, &weights.root())?;
+    weights.finish()?;
+    Ok(model)
+}

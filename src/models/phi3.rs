@@ -1,0 +1,108 @@
+//! Phi-3 and Phi-3.5 mini: a Llama-like decoder with fused projections and longrope.
+//! Reference: transformers, modeling_phi3.py.
+
+use anyhow::Result;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::nn::silu;
+use mlx_rs::ops::{split_at_indices, split_equal};
+
+use super::Arch;
+use super::causal_lm::{self, CausalLm, Config, Step};
+use crate::cache::LayerCache;
+use crate::checkpoint::Scope;
+use crate::nn::{Linear, RmsNorm, attention, merge_heads, split_heads};
+
+pub(super) const ARCH: Arch = Arch {
+    model_types: &["phi3"],
+    load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
+    remap: |files| Ok(files.parse::<Config>()?.remap()),
+    has_vision: false,
+    stop_tokens: STOP_TOKENS,
+};
+
+/// Phi-3's chat format ends answers with these; published files often name only `</s>`.
+pub(super) const STOP_TOKENS: &[&str] = &["<|end|>", "<|endoftext|>"];
+
+/// The text model at `w`.
+pub(super) fn load(c: &Config, w: &Scope) -> Result<CausalLm<Block>> {
+    CausalLm::load(c, w, |w| Block::load(w, c))
+}
+
+struct Attention {
+    qkv_proj: Linear,
+    o_proj: Linear,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: i32,
+}
+
+impl Attention {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads(), c.head_dim());
+        Self {
+            qkv_proj: Linear::load(&w.pp("qkv_proj"), c.hidden_size, (heads + 2 * kv_heads) * head_dim),
+            o_proj: Linear::load(&w.pp("o_proj"), heads * head_dim, c.hidden_size),
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+        }
+    }
+
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+        let (heads, kv_heads, head_dim) = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
+        let qkv = self.qkv_proj.forward(x)?; // [batch, n, (heads + 2 · kv_heads) · head_dim]
+        let parts = split_at_indices(&qkv, &[heads * head_dim, (heads + kv_heads) * head_dim], -1)?;
+        let queries = step.rotate(&split_heads(&parts[0], heads)?)?; // [batch, heads, n, head_dim]
+        let keys = step.rotate(&split_heads(&parts[1], kv_heads)?)?; // [batch, kv_heads, n, head_dim]
+        let values = split_heads(&parts[2], kv_heads)?;
+        let (keys, values) = cache.update(&keys, &values)?; // [batch, kv_heads, past + n, head_dim]
+        let scale = (head_dim as f32).powf(-0.5);
+        self.o_proj.forward(&merge_heads(&attention(&queries, &keys, &values, scale, &step.mask)?)?)
+    }
+}
+
+struct Mlp {
+    gate_up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(w: &Scope, c: &Config) -> Self {
+        Self {
+            gate_up_proj: Linear::load(&w.pp("gate_up_proj"), c.hidden_size, 2 * c.intermediate_size),
+            down_proj: Linear::load(&w.pp("down_proj"), c.intermediate_size, c.hidden_size),
+        }
+    }
+
+    fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        let gate_up = split_equal(self.gate_up_proj.forward(x)?, 2, -1)?; // twice [batch, n, intermediate_size]
+        self.down_proj.forward(&silu(&gate_up[0])?.multiply(&gate_up[1])?)
+    }
+}
+
+pub(super) struct Block {
+    self_attn: Attention,
+    mlp: Mlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
+        Self {
+            self_attn: Attention::load(&w.pp("self_attn"), c),
+            mlp: Mlp::load(&w.pp("mlp"), c),
+            input_layernorm: norm("input_layernorm"),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+        }
+    }
+}
+
+impl causal_lm::Block for Block {
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+}

@@ -1,0 +1,183 @@
+//! Phi-3-vision and Phi-3.5-vision: Phi-3 that reads pictures as CLIP features of 336-pixel tiles.
+//! Reference: modeling_phi3_v.py and image_embedding_phi3_v.py, as published with the model.
+
+use anyhow::{Context, Result};
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::nn::gelu;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{broadcast_to, concatenate};
+use serde::Deserialize;
+
+use super::causal_lm::{self, CausalLm};
+use super::clip::{self, Clip};
+use super::{Arch, Model, phi3};
+use crate::cache::Cache;
+use crate::checkpoint::Scope;
+use crate::checkpoint::weights::Remap;
+use crate::processor::{TILE, Tiles};
+
+pub(super) const ARCH: Arch = Arch {
+    model_types: &["phi3_v"],
+    load: |files, w| Ok(Box::new(Phi3V::load(&files.parse()?, w)?)),
+    remap: |_| Ok(Remap { rename, transpose }),
+    has_vision: true,
+    stop_tokens: phi3::STOP_TOKENS,
+};
+
+/// Tensors as published, but for tables of position numbers and the other name of the embedding table.
+fn rename(name: &str) -> Option<String> {
+    match name {
+        _ if name.ends_with("position_ids") => None,
+        "model.vision_embed_tokens.wte.weight" => Some("model.embed_tokens.weight".into()),
+        _ => Some(name.to_owned()),
+    }
+}
+
+/// The patch convolution: PyTorch's `[out, channels, height, width]` to MLX's `[out, height, width, channels]`, unless it
+/// is that already.
+fn transpose(name: &str, shape: &[i32]) -> Option<&'static [i32]> {
+    match shape {
+        [_, 3, height, width] if name.ends_with("patch_embedding.weight") && height == width => Some(&[0, 2, 3, 1]),
+        _ => None,
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Config {
+    #[serde(flatten)]
+    text: causal_lm::Config,
+    embd_layer: EmbdLayer,
+    img_processor: clip::Config,
+}
+
+/// The reference knows other values for these keys; no published checkpoint has them, and they are refused.
+#[derive(Debug, Clone, Deserialize)]
+struct EmbdLayer {
+    #[serde(default)]
+    hd_transform_order: HdTransformOrder,
+    #[serde(rename = "projection_cls")]
+    _projection_cls: ProjectionCls,
+}
+
+/// Whether the tiles or the whole picture come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum HdTransformOrder {
+    SubGlb,
+    #[default]
+    GlbSub,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ProjectionCls {
+    Mlp,
+}
+
+/// `vision_embed_tokens`: pictures to vectors of the text model.
+struct ImageEmbedding {
+    img_processor: Clip,
+    img_projection: [Linear; 2],
+    /// Between the tiles and the whole picture, `[1, 4 · clip]`.
+    glb_gn: Array,
+    /// At the end of every row of features, `[1, 1, 4 · clip]`.
+    sub_gn: Array,
+    order: HdTransformOrder,
+}
+
+use crate::nn::Linear;
+
+impl ImageEmbedding {
+    fn load(w: &Scope, c: &Config) -> Result<Self> {
+        let img_processor = Clip::load(&c.img_processor, &w.pp("img_processor.vision_model"))?;
+        let (merged, hidden) = (4 * img_processor.hidden_size(), c.text.hidden_size);
+        let projection = w.pp("img_projection");
+        Ok(Self {
+            img_projection: [
+                Linear::load_with_bias(&projection.pp(0), merged, hidden),
+                Linear::load_with_bias(&projection.pp(2), hidden, hidden),
+            ],
+            glb_gn: w.get("glb_GN", &[1, 1, merged]).reshape(&[1, merged])?,
+            sub_gn: w.get("sub_GN", &[1, 1, 1, merged]).reshape(&[1, 1, merged])?,
+            img_processor,
+            order: c.embd_layer.hd_transform_order,
+        })
+    }
+
+    /// `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.
+    fn forward(&self, tiles: &Tiles) -> Result<Array, Exception> {
+        let (rows, cols) = (tiles.rows as i32, tiles.cols as i32);
+        let pixels = Array::from_slice(&tiles.pixels, &[1 + rows * cols, TILE as i32, TILE as i32, 3]);
+        let features = self.img_processor.forward(&pixels)?; // [1 + rows · cols, 576, clip]
+        let global = self.rows_of(&features.try_index((..1, .., ..))?, 1, 1)?;
+        let local = self.rows_of(&features.try_index((1.., .., ..))?, rows, cols)?;
+        let parts = match self.order {
+            HdTransformOrder::SubGlb => [&local, &self.glb_gn, &global],
+            HdTransformOrder::GlbSub => [&global, &self.glb_gn, &local],
+        };
+        let merged = concatenate(&parts, 0)?.reshape(&[1, -1, self.glb_gn.dim(1)])?;
+        let [first, second] = &self.img_projection;
+        second.forward(&gelu(first.forward(&merged)?)?)
+    }
+
+    /// Features of `rows · cols` tiles, `[rows · cols, side², clip]`, as lines of one large grid in which every 2 × 2
+    /// square is one vector and every line ends with the separator:
+    /// `[(rows · side / 2) · (cols · side / 2 + 1), 4 · clip]`.
+    /// image_embedding_phi3_v.py, reshape_hd_patches_2x2merge and add_image_newline
+    fn rows_of(&self, features: &Array, rows: i32, cols: i32) -> Result<Array, Exception> {
+        let [_, patches, clip] = *features.shape() else { unreachable!("features have three axes") };
+        let half = patches.isqrt() / 2;
+        let grid = features
+            .reshape(&[rows, cols, half, 2, half, 2, clip])?
+            .transpose_axes(&[0, 2, 1, 4, 3, 5, 6])?
+            .reshape(&[rows * half, cols * half, 4 * clip])?;
+        let line_ends = broadcast_to(&self.sub_gn, &[rows * half, 1, 4 * clip])?;
+        concatenate(&[grid, line_ends], 1)?.reshape(&[-1, 4 * clip])
+    }
+}
+
+struct Phi3V {
+    text: CausalLm<phi3::Block>,
+    vision_embed_tokens: ImageEmbedding,
+}
+
+impl Phi3V {
+    fn load(c: &Config, w: &Scope) -> Result<Self> {
+        Ok(Self {
+            text: phi3::load(&c.text, w)?,
+            vision_embed_tokens: ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), c)
+                .context("model.vision_embed_tokens")?,
+        })
+    }
+}
+
+impl Model for Phi3V {
+    fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
+        self.text.embed_tokens(ids)
+    }
+
+    fn encode_image(&self, tiles: &Tiles) -> Result<Array, Exception> {
+        self.vision_embed_tokens.forward(tiles)
+    }
+
+    fn new_cache(&self, len: usize) -> Cache {
+        self.text.new_cache(len)
+    }
+
+    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {
+        self.text.forward(x, cache)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
+        self.text.logits(hidden)
+    }
+
+    fn rope_boundary(&self) -> Option<usize> {
+        self.text.rope_boundary()
+    }
+
+    fn max_position_embeddings(&self) -> usize {
+        self.text.max_position_embeddings()
+    }
+}

@@ -1,0 +1,11 @@
+//! The layers that models are made of. Here alone it is known how a weight is stored and which kernel runs.
+
+mod attention;
+mod linear;
+mod norm;
+mod rope;
+
+pub use attention::{Mask, attention, merge_heads, split_heads};
+pub use linear::{Embedding, Linear};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rope::{Rope, RopeConfig, RopeFactors};

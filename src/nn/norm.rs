@@ -1,0 +1,43 @@
+//! Normalisation over the last axis.
+
+use mlx_rs::error::Result;
+use mlx_rs::{Array, fast};
+
+use crate::checkpoint::Scope;
+
+/// `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich 2019, equation 4).
+pub struct RmsNorm {
+    weight: Array,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// For vectors of `size` elements.
+    pub fn load(w: &Scope, size: i32, eps: f32) -> Self {
+        Self { weight: w.get("weight", &[size]), eps }
+    }
+
+    /// `[.., size] -> [.., size]`
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        fast::rms_norm(x, Some(&self.weight), self.eps)
+    }
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + eps) · weight + bias` (Ba, Kiros and Hinton 2016, equation 4).
+pub struct LayerNorm {
+    weight: Array,
+    bias: Array,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// For vectors of `size` elements.
+    pub fn load(w: &Scope, size: i32, eps: f32) -> Self {
+        Self { weight: w.get("weight", &[size]), bias: w.get("bias", &[size]), eps }
+    }
+
+    /// `[.., size] -> [.., size]`
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        fast::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}

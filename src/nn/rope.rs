@@ -1,0 +1,196 @@
+//! Rotary position embedding (Su et al. 2021) and the scalings that the supported models publish.
+
+use anyhow::{Result, bail, ensure};
+use mlx_rs::{Array, fast};
+use serde::Deserialize;
+
+/// Which of the two factor sets of longrope turned a sequence's keys: short up to the boundary
+/// (`original_max_position_embeddings`), long for every position once the sequence is longer. Other models have one set,
+/// called short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeFactors {
+    /// `short_factor`
+    Short,
+    /// `long_factor`
+    Long,
+}
+
+/// The keys of `config.json` that decide on the rotation.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RopeConfig {
+    #[serde(default = "ten_thousand")]
+    rope_theta: f64,
+    rope_scaling: Option<RopeScaling>,
+    /// The longest sequence.
+    pub max_position_embeddings: usize,
+    original_max_position_embeddings: Option<usize>,
+    #[serde(default = "whole")]
+    partial_rotary_factor: f64,
+}
+
+fn ten_thousand() -> f64 {
+    10_000.0
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RopeScaling {
+    // Both spellings occur, sometimes side by side.
+    rope_type: Option<RopeType>,
+    r#type: Option<RopeType>,
+    short_factor: Option<Vec<f32>>,
+    long_factor: Option<Vec<f32>>,
+    attention_factor: Option<f32>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RopeType {
+    Default,
+    Linear,
+    Llama3,
+    /// An early name of longrope.
+    Su,
+    Longrope,
+    /// Phi-3's variant of YaRN: longrope's factors with another attention factor.
+    Yarn,
+}
+
+/// The rotation of queries and keys.
+pub struct Rope {
+    /// Elements of a head that are turned, from the first.
+    dims: i32,
+    /// Wavelength of each pair over 2π, `[dims / 2]`.
+    short: Array,
+    long: Option<Array>,
+    /// `[head_dim]`: what turned elements are multiplied with.
+    gain: Option<Array>,
+    boundary: Option<usize>,
+}
+
+impl Rope {
+    /// The rotation that the configuration asks for.
+    pub fn new(config: &RopeConfig, head_dim: i32) -> Result<Self> {
+        let dims = (f64::from(head_dim) * config.partial_rotary_factor) as i32;
+        ensure!(
+            dims > 0 && dims <= head_dim && dims % 2 == 0,
+            "partial_rotary_factor: {} of a head of {head_dim} is not an even number of elements",
+            config.partial_rotary_factor
+        );
+        let base: Vec<f64> =
+            (0..dims / 2).map(|pair| config.rope_theta.powf(f64::from(2 * pair) / f64::from(dims))).collect();
+        let plain = |wavelengths: &[f64]| Self {
+            dims,
+            short: row(wavelengths.iter().map(|&w| w as f32)),
+            long: None,
+            gain: None,
+            boundary: None,
+        };
+        let Some(scaling) = &config.rope_scaling else { return Ok(plain(&base)) };
+        match scaling.rope_type.or(scaling.r#type) {
+            None => bail!("rope_scaling: it has no type"),
+            Some(RopeType::Default) => Ok(plain(&base)),
+            Some(RopeType::Linear) => {
+                let factor = required("factor", scaling.factor)?;
+                Ok(plain(&base.iter().map(|w| w * factor).collect::<Vec<_>>()))
+            }
+            Some(RopeType::Llama3) => Ok(plain(&llama3(&base, config, scaling)?)),
+            Some(kind @ (RopeType::Su | RopeType::Longrope | RopeType::Yarn)) => {
+                longrope(&base, config, scaling, kind, head_dim)
+            }
+        }
+    }
+
+    /// Sequences longer than this take the long factors; none where there is only one set.
+    pub fn boundary(&self) -> Option<usize> {
+        self.boundary
+    }
+
+    /// Turns `x` `[batch, heads, n, head_dim]`, whose first position is `offset`.
+    pub fn forward(&self, x: &Array, offset: i32, factors: RopeFactors) -> mlx_rs::error::Result<Array> {
+        let wavelengths = match (factors, &self.long) {
+            (RopeFactors::Long, Some(long)) => long,
+            _ => &self.short,
+        };
+        let scaled = self.gain.as_ref().map(|gain| x.multiply(gain.as_dtype(x.dtype())?)).transpose()?;
+        fast::rope(scaled.as_ref().unwrap_or(x), self.dims, false, None, 1.0, offset, wavelengths)
+    }
+}
+
+/// LongRoPE (Ding et al. 2024) as Phi-3 has it: a wavelength factor per pair, and queries and keys scaled by the same
+/// gain below and above the boundary.
+fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: RopeType, head_dim: i32) -> Result<Rope> {
+    let boundary = config.original_max_position_embeddings.or(scaling.original_max_position_embeddings);
+    let boundary = required("original_max_position_embeddings", boundary)?;
+    let wavelengths = |name: &str, factors: &Option<Vec<f32>>| -> Result<Array> {
+        let factors = required(name, factors.as_ref())?;
+        ensure!(
+            factors.len() == base.len(),
+            "rope_scaling: {name} has {} numbers where {} are needed",
+            factors.len(),
+            base.len()
+        );
+        // In float32 from here on, as the reference computes it.
+        Ok(row(base.iter().zip(factors).map(|(&w, factor)| factor * w as f32)))
+    };
+    let ratio = config.max_position_embeddings as f64 / boundary as f64;
+    let gain = match (scaling.attention_factor, kind) {
+        (Some(factor), _) => factor,
+        _ if ratio <= 1.0 => 1.0,
+        // modeling_phi3_v.py, Phi3YarnScaledRotaryEmbedding and Phi3SuScaledRotaryEmbedding
+        (None, RopeType::Yarn) => (0.1 * ratio.ln() + 1.0) as f32,
+        (None, _) => (1.0 + ratio.ln() / (boundary as f64).ln()).sqrt() as f32,
+    };
+    let dims = 2 * base.len() as i32;
+    Ok(Rope {
+        dims,
+        short: wavelengths("short_factor", &scaling.short_factor)?,
+        long: Some(wavelengths("long_factor", &scaling.long_factor)?),
+        gain: (gain != 1.0).then(|| row((0..head_dim).map(|i| if i < dims { gain } else { 1.0 }))),
+        boundary: Some(boundary),
+    })
+}
+
+/// Llama 3.1's scaling: long wavelengths stretched by `factor`, short ones kept, a blend between.
+/// transformers modeling_rope_utils.py, _compute_llama3_parameters
+fn llama3(base: &[f64], config: &RopeConfig, scaling: &RopeScaling) -> Result<Vec<f64>> {
+    let factor = required("factor", scaling.factor)?;
+    let low = required("low_freq_factor", scaling.low_freq_factor)?;
+    let high = required("high_freq_factor", scaling.high_freq_factor)?;
+    let context = scaling.original_max_position_embeddings.or(config.original_max_position_embeddings);
+    let context = required("original_max_position_embeddings", context)? as f64;
+    ensure!(high != low, "rope_scaling: low_freq_factor and high_freq_factor are both {low}");
+    Ok(base
+        .iter()
+        .map(|&w| {
+            let turns = context / (2.0 * std::f64::consts::PI * w);
+            if turns > high {
+                w
+            } else if turns < low {
+                w * factor
+            } else {
+                let smooth = (turns - low) / (high - low);
+                w / ((1.0 - smooth) / factor + smooth)
+            }
+        })
+        .collect())
+}
+
+fn required<T>(name: &str, value: Option<T>) -> Result<T> {
+    match value {
+        Some(value) => Ok(value),
+        None => bail!("rope_scaling: {name} is missing"),
+    }
+}
+
+fn row(values: impl ExactSizeIterator<Item = f32>) -> Array {
+    let len = values.len() as i32;
+    Array::from_iter(values, &[len])
+}

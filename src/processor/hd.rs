@@ -1,0 +1,118 @@
+//! Phi-3-vision's HD transform: a picture becomes a white-padded sheet of 336-pixel tiles and one small view of it all.
+//! Reference: image_processing_phi3_v.py, as published with the model.
+
+use anyhow::{Result, ensure};
+use image::imageops::{overlay, rotate90};
+use image::{Rgb, RgbImage};
+
+use super::resize::{pillow_bilinear, torch_bicubic};
+
+/// Pixels on a tile's side.
+pub const TILE: u32 = 336;
+
+/// How a picture is laid out as tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Whether the picture is upright: it is mirrored along its diagonal, laid out, and mirrored back.
+    transposed: bool,
+    /// Width of the (lying) picture on the sheet, a multiple of [`TILE`].
+    width: u32,
+    /// Its height, without the padding.
+    height: u32,
+}
+
+impl Layout {
+    /// The largest sheet of at most `num_crops` tiles for a picture of this size.
+    pub fn new(width: u32, height: u32, num_crops: u32) -> Result<Self> {
+        ensure!(num_crops > 0, "num-crops is 0: at least one tile is needed");
+        ensure!(width > 0 && height > 0, "the picture has no pixels ({width} × {height})");
+        let transposed = width < height;
+        let (long, short) = if transposed { (height, width) } else { (width, height) };
+        let ratio = f64::from(long) / f64::from(short);
+        let fits = |scale: &u32| f64::from(*scale) * (f64::from(*scale) / ratio).ceil() <= f64::from(num_crops);
+        // One column always fits, as the picture is lying.
+        let cols = (1..=num_crops).take_while(fits).last().unwrap_or(1);
+        let height = (f64::from(cols * TILE) / ratio) as u32;
+        ensure!(
+            height > 0,
+            "the picture is too thin ({long} × {short}): scaled to {} pixels it would have no height",
+            cols * TILE
+        );
+        Ok(Self { transposed, width: cols * TILE, height })
+    }
+
+    /// Rows and columns of tiles, as the picture stands.
+    pub fn grid(&self) -> (usize, usize) {
+        let (rows, cols) = (self.height.div_ceil(TILE) as usize, (self.width / TILE) as usize);
+        if self.transposed { (cols, rows) } else { (rows, cols) }
+    }
+
+    /// The picture on its sheet: resized, padded with white above and below, as it stands.
+    pub fn sheet(&self, image: &RgbImage) -> RgbImage {
+        let lying = if self.transposed { transpose(image) } else { image.clone() };
+        let resized = pillow_bilinear(&lying, self.width, self.height);
+        let padded = self.height.next_multiple_of(TILE);
+        let mut sheet = RgbImage::from_pixel(self.width, padded, Rgb([255; 3]));
+        overlay(&mut sheet, &resized, 0, i64::from((padded - self.height) / 2));
+        if self.transposed { transpose(&sheet) } else { sheet }
+    }
+}
+
+/// Mirrored along the diagonal.
+fn transpose(image: &RgbImage) -> RgbImage {
+    let mut turned = rotate90(image);
+    image::imageops::flip_horizontal_in_place(&mut turned);
+    turned
+}
+
+/// A picture as the vision tower takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tiles {
+    /// `[1 + rows · cols, 336, 336, 3]`, normalised: the view of the whole, then the tiles row by row.
+    pub pixels: Vec<f32>,
+    /// Tiles below each other.
+    pub rows: usize,
+    /// Tiles beside each other.
+    pub cols: usize,
+}
+
+impl Tiles {
+    /// Cuts a picture into at most `num_crops` tiles. `mean` and `std` are per channel, of values from 0 to 1.
+    pub fn cut(image: &RgbImage, num_crops: u32, mean: [f32; 3], std: [f32; 3]) -> Result<Self> {
+        let layout = Layout::new(image.width(), image.height(), num_crops)?;
+        Ok(Self::of_sheet(&layout.sheet(image), mean, std))
+    }
+
+    /// Cuts a sheet, whose sides are multiples of [`TILE`].
+    pub fn of_sheet(sheet: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Self {
+        let (rows, cols) = ((sheet.height() / TILE) as usize, (sheet.width() / TILE) as usize);
+        let side = TILE as usize;
+        // All values that can occur, normalised.
+        let table: [[f32; 256]; 3] =
+            std::array::from_fn(|c| std::array::from_fn(|value| (value as f32 / 255.0 - mean[c]) / std[c]));
+        let at = |y: usize, x: usize| {
+            let Rgb(pixel) = *sheet.get_pixel(x as u32, y as u32);
+            std::array::from_fn(|c| table[c][pixel[c] as usize])
+        };
+        let mut pixels = torch_bicubic(at, rows * side, cols * side, side);
+        pixels.reserve_exact(rows * cols * side * side * 3);
+        for tile in 0..rows * cols {
+            let (top, left) = (tile / cols * side, tile % cols * side);
+            for y in top..top + side {
+                pixels.extend((left..left + side).flat_map(|x| at(y, x)));
+            }
+        }
+        Self { pixels, rows, cols }
+    }
+
+    /// Positions the picture takes in the prompt: 144 per tile and for the whole, a separator per line of features,
+    /// and one between the tiles and the whole.
+    pub fn image_tokens(&self) -> usize {
+        (self.rows * self.cols + 1) * 144 + 1 + (self.rows + 1) * 12
+    }
+
+    /// Height and width of the sheet in pixels.
+    pub fn image_size(&self) -> (usize, usize) {
+        (self.rows * TILE as usize, self.cols * TILE as usize)
+    }
+}

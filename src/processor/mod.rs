@@ -1,0 +1,212 @@
+//! Conversations and pictures to what a model reads: ids and tiles.
+
+mod template;
+mod tokenizer;
+
+use anyhow::{Result, bail, ensure};
+use image::RgbImage;
+
+use crate::checkpoint::ModelFiles;
+use crate::checkpoint::config::PreprocessorConfig;
+use crate::models::Arch;
+
+pub use hd::{TILE, Tiles};
+pub use template::{ChatTemplate, Message};
+pub use tokenizer::Tokenizer;
+
+pub mod hd;
+pub mod image_source;
+mod resize;
+
+/// How many tiles a picture may be cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumCrops {
+    /// What `preprocessor_config.json` says.
+    Checkpoint,
+    /// Microsoft's advice: 16 for a single picture, 4 each for several.
+    Auto,
+    /// This many.
+    Fixed(u32),
+}
+
+/// A piece of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// Token ids.
+    Text(Vec<u32>),
+    /// The picture of this index.
+    Image(usize),
+}
+
+/// A prompt that is ready for a model.
+pub struct Prompt {
+    /// What the chat template made of the conversation.
+    pub text: String,
+    /// Its pieces in order.
+    pub segments: Vec<Segment>,
+    /// The pictures, each used by exactly one segment.
+    pub images: Vec<Tiles>,
+}
+
+impl Prompt {
+    /// Positions that the prompt takes.
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| self.segment_len(segment)).sum()
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The ids as the reference writes them, picture N as a run of -N.
+    pub fn input_ids(&self) -> Vec<i64> {
+        let ids = |segment: &Segment| -> Vec<i64> {
+            match segment {
+                Segment::Text(ids) => ids.iter().map(|&id| id.into()).collect(),
+                Segment::Image(index) => vec![-(*index as i64) - 1; self.segment_len(segment)],
+            }
+        };
+        self.segments.iter().flat_map(ids).collect()
+    }
+
+    fn segment_len(&self, segment: &Segment) -> usize {
+        match segment {
+            Segment::Text(ids) => ids.len(),
+            Segment::Image(index) => self.images[*index].image_tokens(),
+        }
+    }
+}
+
+/// What stands between a user and a model: the checkpoint's tokenizer, chat template and image processor.
+pub struct Processor {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    /// None for models without vision.
+    images: Option<PreprocessorConfig>,
+}
+
+impl Processor {
+    /// Reads the processor's files of a checkpoint folder.
+    pub fn read(files: &ModelFiles) -> Result<Self> {
+        let images = match (Arch::of(files)?.has_vision, &files.preprocessor) {
+            (false, _) => None,
+            (true, Some(config)) => Some(config.clone()),
+            (true, None) => bail!(
+                "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
+                files.folder.display()
+            ),
+        };
+        Ok(Self { tokenizer: Tokenizer::read(&files.folder)?, template: ChatTemplate::of(&files.tokenizer), images })
+    }
+
+    /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
+    /// before the text of the first user message, each on a line of its own.
+    pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
+        let Some(template) = &self.template else {
+            bail!("the checkpoint has no chat template; --ignore-chat-template sends the prompt as it is");
+        };
+        let messages = with_tags(messages, images.len());
+        let text = template.render(&messages)?;
+        // Text models are trained on rendered chats as they are, where the template writes the BOS itself if there is to
+        // be one. Phi-3-vision's processor lets the tokenizer add it in any case.
+        let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
+        self.tokenize(text, images, num_crops, self.images.is_some() || !written)
+    }
+
+    /// Makes a prompt of plain text, which may hold image tags.
+    pub fn prepare_text(&self, text: &str, images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
+        self.tokenize(text.to_owned(), images, num_crops, true)
+    }
+
+    /// processing_phi3_v.py, _convert_images_texts_to_inputs: the text between two tags is tokenized by itself. To models
+    /// without vision a tag is text like any other.
+    fn tokenize(&self, text: String, images: &[RgbImage], num_crops: NumCrops, special: bool) -> Result<Prompt> {
+        let images = self.tiles(images, num_crops)?;
+        if self.images.is_none() {
+            let segments = vec![Segment::Text(self.tokenizer.encode(&text, special)?)];
+            return Ok(Prompt { text, segments, images });
+        }
+        let mut segments = Vec::new();
+        let mut used = vec![false; images.len()];
+        for piece in pieces(&text) {
+            let segment = match piece {
+                Piece::Tag(number, tag) => {
+                    let index = number.wrapping_sub(1);
+                    let Some(used) = used.get_mut(index) else {
+                        bail!("the prompt names {tag}, but {} given", count(images.len()));
+                    };
+                    ensure!(!*used, "the prompt names {tag} twice; a picture can be shown only once");
+                    *used = true;
+                    Segment::Image(index)
+                }
+                Piece::Text(text) => Segment::Text(self.tokenizer.encode(text, special)?),
+            };
+            segments.push(segment);
+        }
+        if let Some(index) = used.iter().position(|used| !used) {
+            bail!("{} given, but the prompt has no <|image_{}|>", count(images.len()), index + 1);
+        }
+        segments.retain(|segment| !matches!(segment, Segment::Text(ids) if ids.is_empty()));
+        Ok(Prompt { text, segments, images })
+    }
+
+    fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(config) = &self.images else { bail!("this model has no vision: it takes no pictures") };
+        let num_crops = match num_crops {
+            NumCrops::Checkpoint => config.num_crops,
+            NumCrops::Auto if images.len() == 1 => 16,
+            NumCrops::Auto => 4,
+            NumCrops::Fixed(n) => n,
+        };
+        images.iter().map(|image| Tiles::cut(image, num_crops, config.image_mean, config.image_std)).collect()
+    }
+}
+
+fn with_tags(messages: &[Message], images: usize) -> Vec<Message> {
+    let mut messages = messages.to_vec();
+    let tagged = messages.iter().any(|message| pieces(&message.content).any(|piece| matches!(piece, Piece::Tag(..))));
+    if !tagged && let Some(first) = messages.iter_mut().find(|message| message.role == "user") {
+        let tags: String = (1..=images).map(|n| format!("<|image_{n}|>\n")).collect();
+        first.content.insert_str(0, &tags);
+    }
+    messages
+}
+
+fn count(images: usize) -> String {
+    match images {
+        0 => "no pictures are".into(),
+        1 => "1 picture is".into(),
+        n => format!("{n} pictures are"),
+    }
+}
+
+enum Piece<'a> {
+    Text(&'a str),
+    Tag(usize, &'a str),
+}
+
+/// Splits at `<|image_N|>`: text and tags in turn, text first and last, empty or not.
+fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    let mut from = 0;
+    while let Some(at) = text[from..].find("<|image_").map(|at| from + at) {
+        let digits = &text[at + "<|image_".len()..];
+        let len = digits.bytes().take_while(u8::is_ascii_digit).count();
+        from = at + "<|image_".len();
+        if len > 0 && digits[len..].starts_with("|>") {
+            let end = from + len + "|>".len();
+            // A number too large for usize names no picture either.
+            let number = digits[..len].parse().unwrap_or(usize::MAX);
+            pieces.extend([Piece::Text(&text[start..at]), Piece::Tag(number, &text[at..end])]);
+            (start, from) = (end, end);
+        }
+    }
+    pieces.push(Piece::Text(&text[start..]));
+    pieces.into_iter()
+}

@@ -1,0 +1,132 @@
+//! Two resizes that must equal other people's to the bit: Pillow's of 8-bit pictures, since one level of one pixel moves
+//! logits, and torch's bicubic of float pictures.
+
+use image::RgbImage;
+
+/// Fraction bits of Pillow's weights (Pillow, Resample.c, PRECISION_BITS).
+const BITS: u32 = 22;
+
+/// Pillow's `resize((width, height), Resampling.BILINEAR)`: a triangle filter, widened when shrinking; first along rows,
+/// then along columns, each pass rounded to 8 bits and skipped where the size stays.
+pub(super) fn pillow_bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let mut image = image.clone();
+    if image.width() != width {
+        image = along_rows(&image, width);
+    }
+    if image.height() != height {
+        image = along_columns(&image, height);
+    }
+    image
+}
+
+/// Which source positions make one output position, and how much each counts.
+struct Taps {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+/// Pillow, Resample.c, precompute_coeffs and normalize_coeffs_8bpc
+fn taps(from: u32, to: u32) -> Vec<Taps> {
+    let scale = f64::from(from) / f64::from(to);
+    let support = scale.max(1.0);
+    let tap = |i: u32| {
+        let center = (f64::from(i) + 0.5) * scale;
+        let first = (center - support + 0.5).max(0.0) as u32;
+        let end = ((center + support + 0.5) as u32).min(from);
+        // Pillow multiplies by the inverse here and divides below; the other way round rounds differently.
+        let slope = 1.0 / support;
+        let triangle = |j: u32| (1.0 - ((f64::from(j) - center + 0.5) * slope).abs()).max(0.0);
+        let weights: Vec<f64> = (first..end).map(triangle).collect();
+        let total: f64 = weights.iter().sum();
+        let fixed = |w: &f64| (0.5 + w / total * f64::from(1 << BITS)) as i32;
+        Taps { first: first as usize, weights: weights.iter().map(fixed).collect() }
+    };
+    (0..to).map(tap).collect()
+}
+
+fn rounded(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+const HALF: i32 = 1 << (BITS - 1);
+
+fn along_rows(image: &RgbImage, width: u32) -> RgbImage {
+    let taps = taps(image.width(), width);
+    let (from, to) = (image.width() as usize * 3, width as usize * 3);
+    let mut out = RgbImage::new(width, image.height());
+    for (row, out_row) in image.as_raw().chunks_exact(from).zip(out.chunks_exact_mut(to)) {
+        for (tap, pixel) in taps.iter().zip(out_row.chunks_exact_mut(3)) {
+            let mut sums = [HALF; 3];
+            for (source, &weight) in row[tap.first * 3..].chunks_exact(3).zip(&tap.weights) {
+                for (sum, &value) in sums.iter_mut().zip(source) {
+                    *sum += i32::from(value) * weight;
+                }
+            }
+            pixel.copy_from_slice(&sums.map(rounded));
+        }
+    }
+    out
+}
+
+fn along_columns(image: &RgbImage, height: u32) -> RgbImage {
+    let stride = image.width() as usize * 3;
+    let mut out = RgbImage::new(image.width(), height);
+    let mut sums = vec![HALF; stride];
+    for (tap, out_row) in taps(image.height(), height).iter().zip(out.chunks_exact_mut(stride)) {
+        sums.fill(HALF);
+        for (row, &weight) in image.as_raw()[tap.first * stride..].chunks_exact(stride).zip(&tap.weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (pixel, &sum) in out_row.iter_mut().zip(&sums) {
+            *pixel = rounded(sum);
+        }
+    }
+    out
+}
+
+/// torch's `interpolate(mode="bicubic", align_corners=False)` without antialiasing: Keys' cubic convolution with
+/// a = -0.75, edges repeated. From `[height, width, 3]` to `[side, side, 3]`, where `at` gives the source by row, column.
+pub(super) fn torch_bicubic(
+    at: impl Fn(usize, usize) -> [f32; 3],
+    height: usize,
+    width: usize,
+    side: usize,
+) -> Vec<f32> {
+    let rows = cubic_taps(height, side);
+    let cols = cubic_taps(width, side);
+    let mut out = Vec::with_capacity(side * side * 3);
+    for row in &rows {
+        for col in &cols {
+            let mut pixel = [0.0; 3];
+            for (y, wy) in row {
+                let mut line = [0.0; 3];
+                for (x, wx) in col {
+                    let source = at(*y, *x);
+                    (0..3).for_each(|c| line[c] += source[c] * wx);
+                }
+                (0..3).for_each(|c| pixel[c] += line[c] * wy);
+            }
+            out.extend(pixel);
+        }
+    }
+    out
+}
+
+/// Four source positions and weights for every output position.
+/// torch, UpSample.h, get_cubic_upsample_coefficients and area_pixel_compute_source_index
+fn cubic_taps(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
+    const A: f32 = -0.75;
+    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    let scale = from as f32 / to as f32;
+    let tap = |i: usize| {
+        let center = scale * (i as f32 + 0.5) - 0.5;
+        let (floor, t) = (center.floor(), center - center.floor());
+        let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+        let position = |k: usize| (floor as isize - 1 + k as isize).clamp(0, from as isize - 1) as usize;
+        std::array::from_fn(|k| (position(k), weights[k]))
+    };
+    (0..to).map(tap).collect()
+}
