@@ -107,19 +107,19 @@ fn num_crops(text: &str) -> Result<NumCrops, String> {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// 0 always takes the best token; higher is more varied
-    #[arg(short, long, visible_alias = "temp", value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
+    #[arg(short, long, visible_alias = "temp", value_name = "T", default_value_t = 0.0, value_parser = from_zero, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Only the K best tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) top_k: usize,
     /// Only the best tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
     /// Only tokens at least P times as probable as the best
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = share_or_zero)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = share_or_zero, allow_negative_numbers = true)]
     pub(crate) min_p: f32,
     /// Make tokens of the prompt and the answer less likely: logits are divided by this
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, allow_negative_numbers = true)]
     pub(crate) repetition_penalty: f32,
     /// How many of the last tokens the repetition penalty looks at [default: all]
     #[arg(long, value_name = "N")]

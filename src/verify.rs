@@ -453,8 +453,7 @@ fn close(ours: &[f64], expected: &Numbers, tolerance: f64) -> Result<String, Str
         return Err(format!("{} numbers, recorded are {:?}", ours.len(), expected.shape));
     }
     let difference = |at: usize| (ours[at] - expected.values[at]).abs();
-    // Written so that NaN is outside.
-    let outside = |at: &usize| !(difference(*at) <= tolerance);
+    let outside = |at: &usize| difference(*at).is_nan() || difference(*at) > tolerance;
     let max = (0..ours.len()).map(difference).fold(0.0, f64::max);
     match (0..ours.len()).find(outside) {
         None => Ok(format!("max difference {max:.1e}, allowed {tolerance:.0e}")),

@@ -1,6 +1,6 @@
 //! What the text decoders share: tokens in, blocks in a row, logits out.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors}
 pub(super) struct Config {
     pub hidden_size: i32,
     pub intermediate_size: i32,
-    pub num_hidden_layers: usize,
+    pub num_hidden_layers: i32,
     pub num_attention_heads: i32,
     num_key_value_heads: Option<i32>,
     head_dim: Option<i32>,
@@ -46,6 +46,28 @@ impl Config {
 
     pub(super) fn head_dim(&self) -> i32 {
         self.head_dim.unwrap_or(self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0))
+    }
+
+    /// Sizes that no model has are refused here, so that arithmetic with them cannot overflow.
+    fn check(&self) -> Result<()> {
+        let sizes = [
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 24),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", self.num_key_value_heads(), 1 << 12),
+            ("head_dim", self.head_dim(), 1 << 12),
+        ];
+        for (key, size, most) in sizes {
+            ensure!((1..=most).contains(&size), "config.json: {key} is {size}, where 1 to {most} is expected");
+        }
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads());
+        ensure!(
+            heads % kv_heads == 0,
+            "config.json: num_key_value_heads is {kv_heads}, which does not divide {heads} heads"
+        );
+        Ok(())
     }
 }
 
@@ -86,6 +108,7 @@ pub(super) struct CausalLm<B> {
 impl<B> CausalLm<B> {
     /// Builds the model at `w`, its layers with `block`.
     pub(super) fn load(c: &Config, w: &Scope, block: impl Fn(&Scope) -> B) -> Result<Self> {
+        c.check()?;
         let model = w.pp("model");
         let layers = model.pp("layers");
         Ok(Self {
@@ -94,7 +117,7 @@ impl<B> CausalLm<B> {
             norm: RmsNorm::load(&model.pp("norm"), c.hidden_size, c.rms_norm_eps),
             lm_head: (!c.tie_word_embeddings).then(|| Linear::load(&w.pp("lm_head"), c.hidden_size, c.vocab_size)),
             rope: Rope::new(&c.rope, c.head_dim())?,
-            sliding_window: c.sliding_window,
+            sliding_window: c.sliding_window.filter(|&window| window > 0),
             max_position_embeddings: c.rope.max_position_embeddings,
         })
     }
@@ -137,21 +160,16 @@ impl<B: Block> Model for CausalLm<B> {
     }
 }
 
-/// Tensors as published, but for tables of rotary frequencies and, where the embedding table serves as the head too, a
-/// copy of it.
-pub(super) fn remap(tie_word_embeddings: bool) -> Remap {
-    fn untied(name: &str) -> Option<String> {
-        (!name.ends_with(".rotary_emb.inv_freq")).then(|| name.to_owned())
-    }
-    fn tied(name: &str) -> Option<String> {
-        untied(name).filter(|name| !name.starts_with("lm_head."))
-    }
-    Remap { rename: if tie_word_embeddings { tied } else { untied }, transpose: |_, _| None }
-}
-
 impl Config {
-    /// The [`remap`] for this configuration.
+    /// Tensors as published, but for tables of rotary frequencies and, where the embedding table serves as the head too, a
+    /// copy of it.
     pub(super) fn remap(&self) -> Remap {
-        remap(self.tie_word_embeddings)
+        fn untied(name: &str) -> Option<String> {
+            (!name.ends_with(".rotary_emb.inv_freq")).then(|| name.to_owned())
+        }
+        fn tied(name: &str) -> Option<String> {
+            untied(name).filter(|name| !name.starts_with("lm_head."))
+        }
+        Remap { rename: if self.tie_word_embeddings { tied } else { untied }, transpose: |_, _| None }
     }
 }

@@ -4,13 +4,12 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::nn::sigmoid;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
 use crate::checkpoint::Scope;
-use crate::nn::{LayerNorm, Linear, Mask, attention, merge_heads, split_heads};
+use crate::nn::{LayerNorm, Linear, Mask, attention, merge_heads, quick_gelu, split_heads};
 
 /// Phi-3-vision's `img_processor`, as far as the tower goes. Published checkpoints leave the tower's measures to the
 /// code; `vision_config` says them where they differ.
@@ -121,12 +120,6 @@ impl Mlp {
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
         self.fc2.forward(&quick_gelu(&self.fc1.forward(x)?)?)
     }
-}
-
-/// `x · sigmoid(1.702 · x)` (Hendrycks and Gimpel 2016, section 2).
-fn quick_gelu(x: &Array) -> Result<Array, Exception> {
-    let steep = x.multiply(Array::from_f32(1.702).as_dtype(x.dtype())?)?;
-    x.multiply(sigmoid(steep)?)
 }
 
 struct Block {

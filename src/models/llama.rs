@@ -4,13 +4,12 @@
 use anyhow::Result;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::nn::silu;
 
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
-use crate::nn::{Linear, RmsNorm, attention, merge_heads, split_heads};
+use crate::nn::{Linear, RmsNorm, attention, merge_heads, silu, split_heads};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["llama", "mistral"],
@@ -77,7 +76,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.forward(&silu(self.gate_proj.forward(x)?)?.multiply(self.up_proj.forward(x)?)?)
+        self.down_proj.forward(&silu(&self.gate_proj.forward(x)?)?.multiply(self.up_proj.forward(x)?)?)
     }
 }
 

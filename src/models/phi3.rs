@@ -4,14 +4,13 @@
 use anyhow::Result;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::nn::silu;
 use mlx_rs::ops::{split_at_indices, split_equal};
 
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
-use crate::nn::{Linear, RmsNorm, attention, merge_heads, split_heads};
+use crate::nn::{Linear, RmsNorm, attention, merge_heads, silu, split_heads};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],

@@ -4,7 +4,6 @@
 use anyhow::{Context, Result};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::nn::gelu;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
@@ -15,6 +14,7 @@ use super::{Arch, Model, phi3};
 use crate::cache::Cache;
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
+use crate::nn::{Linear, gelu};
 use crate::processor::{TILE, Tiles};
 
 pub(super) const ARCH: Arch = Arch {
@@ -86,8 +86,6 @@ struct ImageEmbedding {
     order: HdTransformOrder,
 }
 
-use crate::nn::Linear;
-
 impl ImageEmbedding {
     fn load(w: &Scope, c: &Config) -> Result<Self> {
         let img_processor = Clip::load(&c.img_processor, &w.pp("img_processor.vision_model"))?;
@@ -118,7 +116,7 @@ impl ImageEmbedding {
         };
         let merged = concatenate(&parts, 0)?.reshape(&[1, -1, self.glb_gn.dim(1)])?;
         let [first, second] = &self.img_projection;
-        second.forward(&gelu(first.forward(&merged)?)?)
+        second.forward(&gelu(&first.forward(&merged)?)?)
     }
 
     /// Features of `rows · cols` tiles, `[rows · cols, side², clip]`, as lines of one large grid in which every 2 × 2

@@ -1,10 +1,12 @@
 //! The layers that models are made of. Here alone it is known how a weight is stored and which kernel runs.
 
+mod activation;
 mod attention;
 mod linear;
 mod norm;
 mod rope;
 
+pub use activation::{gelu, quick_gelu, silu};
 pub use attention::{Mask, attention, merge_heads, split_heads};
 pub use linear::{Embedding, Linear};
 pub use norm::{LayerNorm, RmsNorm};

@@ -116,3 +116,88 @@ impl Tiles {
         (self.rows * TILE as usize, self.cols * TILE as usize)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MEAN: [f32; 3] = [0.5; 3];
+    const STD: [f32; 3] = [0.25; 3];
+
+    #[test]
+    fn layouts_of_common_ratios() {
+        let tokens = |width, height, num_crops| {
+            let (rows, cols) = Layout::new(width, height, num_crops).unwrap().grid();
+            let tiles = Tiles { pixels: Vec::new(), rows, cols };
+            (rows * cols, tiles.image_tokens())
+        };
+        // The model's documentation, at 16 and at 4 crops.
+        assert_eq!((tokens(1000, 1000, 16), tokens(1000, 1000, 4)), ((16, 2509), (4, 757)));
+        assert_eq!((tokens(4000, 3000, 16), tokens(4000, 3000, 4)), ((12, 1921), (4, 757)));
+        assert_eq!((tokens(1920, 1080, 16), tokens(1920, 1080, 4)), ((15, 2353), (4, 757)));
+        assert_eq!((tokens(2560, 1080, 16), tokens(2560, 1080, 4)), ((15, 2353), (2, 457)));
+    }
+
+    #[test]
+    fn impossible_pictures_are_refused() {
+        let error = |width, height, num_crops| Layout::new(width, height, num_crops).unwrap_err().to_string();
+        assert!(error(0, 5, 4).contains("no pixels"));
+        assert!(error(5, 5, 0).contains("num-crops is 0"));
+        assert!(error(1, 6000, 16).contains("too thin (6000 × 1)"));
+    }
+
+    #[test]
+    fn the_whole_is_seen_first_and_white_pads() {
+        let image = RgbImage::from_pixel(200, 100, Rgb([0, 128, 255]));
+        let layout = Layout::new(200, 100, 1).unwrap();
+        let sheet = layout.sheet(&image);
+        assert_eq!(sheet.dimensions(), (336, 336));
+        assert_eq!((sheet.get_pixel(9, 83).0, sheet.get_pixel(9, 84).0), ([255; 3], [0, 128, 255]));
+        assert_eq!((sheet.get_pixel(9, 251).0, sheet.get_pixel(9, 252).0), ([0, 128, 255], [255; 3]));
+        let tiles = Tiles::of_sheet(&sheet, MEAN, STD);
+        let (whole, tile) = tiles.pixels.split_at(336 * 336 * 3);
+        // One tile: the view of the whole is the tile itself.
+        assert!(whole.iter().zip(tile).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert_eq!(tile[..3], [2.0, 2.0, 2.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn layouts_keep_their_promises(width in 1u32..5000, height in 1u32..5000, num_crops in 1u32..40) {
+            let Ok(layout) = Layout::new(width, height, num_crops) else {
+                // Only where the short side would vanish.
+                prop_assert!(u64::from(width.min(height)) * 336 * u64::from(num_crops) < u64::from(width.max(height)) * 340);
+                return Ok(());
+            };
+            let (rows, cols) = layout.grid();
+            prop_assert!(rows * cols >= 1 && rows * cols <= num_crops as usize);
+            prop_assert_eq!(width < height, layout.transposed);
+            // Upright pictures are lying ones, turned.
+            let turned = Layout::new(height, width, num_crops).unwrap();
+            if width != height {
+                prop_assert_eq!(turned.grid(), (cols, rows));
+            }
+            // More crops never make the picture smaller.
+            prop_assert!(Layout::new(width, height, num_crops + 1).unwrap().width >= layout.width);
+            // The sides' ratio is kept to a pixel.
+            let ratio = f64::from(width.max(height)) / f64::from(width.min(height));
+            prop_assert!((f64::from(layout.width) / ratio - f64::from(layout.height)).abs() < 1.0 + 1e-6);
+        }
+
+        #[test]
+        fn upright_and_lying_sheets_are_mirrored(width in 1u32..40, height in 1u32..40, seed: u64) {
+            let mut state = seed | 1;
+            let image = RgbImage::from_fn(width, height, |_, _| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                Rgb([(state >> 33) as u8, (state >> 41) as u8, (state >> 49) as u8])
+            });
+            prop_assume!(width != height);
+            let sheet = Layout::new(width, height, 2).unwrap().sheet(&image);
+            let mirrored = Layout::new(height, width, 2).unwrap().sheet(&transpose(&image));
+            prop_assert!(transpose(&sheet) == mirrored);
+        }
+    }
+}

@@ -1,24 +1,501 @@
-//! stub
+//! Pictures from anywhere: a file, the web, a `data:` URI or stdin, to upright RGB as Pillow gives it.
+//!
+//! The reference opens pictures with `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`. So the EXIF orientation
+//! is applied, alpha is dropped (not composited), grey is repeated, palettes are looked up, of 16 bits the upper 8 are
+//! kept, and JPEG is decoded by libjpeg's own code, since other decoders differ by a few levels.
+
+use std::fs::File;
+use std::io::{self, BufRead, Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-pub enum ImageSource {
-    Path(PathBuf),
-}
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use mozjpeg::decompress::Format;
+use mozjpeg::{Decompress, Marker};
+
+/// How large a picture may be. Both are checked before anything is decoded.
+#[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
+    /// Width times height.
     pub max_pixels: u64,
+    /// Bytes of the file.
     pub max_bytes: u64,
 }
+
 impl Default for ImageLimits {
+    /// Pillow's limit, twice its `MAX_IMAGE_PIXELS`, and 256 MiB.
     fn default() -> Self {
         Self { max_pixels: 178_956_970, max_bytes: 256 << 20 }
     }
 }
-impl std::str::FromStr for ImageSource {
-    type Err = anyhow::Error;
-    fn from_str(s: &str) -> anyhow::Result<Self> {
-        Ok(Self::Path(s.into()))
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// A file.
+    Path(PathBuf),
+    /// An `http://` or `https://` address.
+    Url(String),
+    /// A `data:` URI, base64 or percent-encoded.
+    Data(String),
+    /// Standard input.
+    Stdin,
+}
+
+/// Why a picture cannot be had. Every message names the picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A scheme that is not supported.
+    #[error("{0}: only http:, https: and data: addresses and files can be read")]
+    Scheme(String),
+    /// A folder where a file is expected.
+    #[error("{0} is a folder; name a picture in it")]
+    Folder(String),
+    /// The file cannot be read.
+    #[error("cannot read the picture {source_name}: {error}")]
+    Unreadable {
+        /// The picture.
+        source_name: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The server does not give it.
+    #[error("cannot fetch the picture {url}: {reason}")]
+    Fetch {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A `data:` URI that is none.
+    #[error("{0} is no valid data: address; data:image/png;base64,… is expected")]
+    Data(String),
+    /// More bytes than allowed.
+    #[error("the picture {name} has more than {limit} bytes, the most that is read; make it smaller")]
+    TooManyBytes {
+        /// The picture.
+        name: String,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// More pixels than allowed.
+    #[error("the picture {name} has {width} × {height} pixels, more than {limit}; --max-image-pixels raises the limit")]
+    TooManyPixels {
+        /// The picture.
+        name: String,
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Pixels allowed.
+        limit: u64,
+    },
+    /// No picture, or none of a supported format.
+    #[error("{0} is no picture in a supported format: JPEG, PNG, WebP, GIF or BMP")]
+    Format(String),
+    /// Broken contents.
+    #[error("the picture {name} is damaged or incomplete: {reason}")]
+    Damaged {
+        /// The picture.
+        name: String,
+        /// What the decoder says.
+        reason: String,
+    },
+}
+
+impl FromStr for ImageSource {
+    type Err = ImageError;
+
+    fn from_str(text: &str) -> Result<Self, ImageError> {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        match scheme.as_deref() {
+            _ if text == "-" => Ok(Self::Stdin),
+            Some("http" | "https") => Ok(Self::Url(text.to_owned())),
+            Some("data") => Ok(Self::Data(text.to_owned())),
+            Some(scheme) if text[scheme.len()..].starts_with("://") => Err(ImageError::Scheme(text.to_owned())),
+            _ => Ok(Self::Path(text.into())),
+        }
     }
 }
-pub fn load(s: &ImageSource, _l: &ImageLimits) -> anyhow::Result<image::RgbImage> {
-    let ImageSource::Path(p) = s;
-    Ok(image::open(p)?.to_rgb8())
+
+impl ImageSource {
+    /// The picture as it appears in messages.
+    fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Url(url) => url.clone(),
+            Self::Data(uri) => uri.chars().take(40).chain("…".chars()).collect(),
+            Self::Stdin => "on stdin".into(),
+        }
+    }
+
+    fn read(&self, limits: &ImageLimits) -> Result<Vec<u8>, ImageError> {
+        match self {
+            Self::Path(path) if path.is_dir() => Err(ImageError::Folder(self.name())),
+            Self::Path(path) => {
+                let file = File::open(path).map_err(|error| self.unreadable(error))?;
+                self.read_to_end(file, limits)
+            }
+            Self::Stdin => self.read_to_end(io::stdin().lock(), limits),
+            Self::Url(url) => self.read_to_end(fetch(url)?, limits),
+            Self::Data(uri) => {
+                let bytes = data(uri).ok_or_else(|| ImageError::Data(self.name()))?;
+                self.read_to_end(&bytes[..], limits)
+            }
+        }
+    }
+
+    fn read_to_end(&self, reader: impl Read, limits: &ImageLimits) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Vec::new();
+        reader.take(limits.max_bytes + 1).read_to_end(&mut bytes).map_err(|error| self.unreadable(error))?;
+        if bytes.len() as u64 > limits.max_bytes {
+            return Err(ImageError::TooManyBytes { name: self.name(), limit: limits.max_bytes });
+        }
+        Ok(bytes)
+    }
+
+    fn unreadable(&self, error: io::Error) -> ImageError {
+        match self {
+            Self::Url(url) => ImageError::Fetch { url: url.clone(), reason: error.to_string() },
+            _ => ImageError::Unreadable { source_name: self.name(), error },
+        }
+    }
+}
+
+/// Reads and decodes a picture.
+pub fn load(source: &ImageSource, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+    let bytes = source.read(limits)?;
+    let name = source.name();
+    match image::guess_format(&bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg(&bytes, &name, limits),
+        Ok(format) if format.reading_enabled() => other(&bytes, format, &name, limits),
+        _ => Err(ImageError::Format(name)),
+    }
+}
+
+fn fetch(url: &str) -> Result<impl Read, ImageError> {
+    let agent = ureq::AgentBuilder::new()
+        .timeout_connect(Duration::from_secs(20))
+        .timeout_read(Duration::from_secs(60))
+        .try_proxy_from_env(true)
+        .build();
+    match agent.get(url).call() {
+        Ok(response) => Ok(response.into_reader()),
+        Err(ureq::Error::Status(code, response)) => {
+            let reason = format!("the server answers {code} {}", response.status_text());
+            Err(ImageError::Fetch { url: url.to_owned(), reason })
+        }
+        Err(ureq::Error::Transport(error)) => {
+            let reason = error.message().map_or_else(|| error.kind().to_string(), str::to_owned);
+            Err(ImageError::Fetch { url: url.to_owned(), reason })
+        }
+    }
+}
+
+/// The contents of a `data:` URI (RFC 2397).
+fn data(uri: &str) -> Option<Vec<u8>> {
+    const BASE64: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let (kind, contents) = uri.get("data:".len()..)?.split_once(',')?;
+    let contents: Vec<u8> = percent_encoding::percent_decode_str(contents).collect();
+    if kind.trim_end().to_ascii_lowercase().ends_with(";base64") {
+        let symbols: Vec<u8> = contents.into_iter().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        BASE64.decode(symbols).ok()
+    } else {
+        Some(contents)
+    }
+}
+
+fn check_pixels(width: u32, height: u32, name: &str, limits: &ImageLimits) -> Result<(), ImageError> {
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(ImageError::TooManyPixels { name: name.to_owned(), width, height, limit: limits.max_pixels });
+    }
+    Ok(())
+}
+
+/// Everything but JPEG.
+fn other(bytes: &[u8], format: ImageFormat, name: &str, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+    let damaged = |error: image::ImageError| ImageError::Damaged { name: name.to_owned(), reason: error.to_string() };
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, name, limits)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::ImageRgb8(rgb(DynamicImage::from_decoder(decoder).map_err(damaged)?));
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// Without alpha, in 8 bits. Pillow cuts 16 bits off where `image` would round.
+fn rgb(image: DynamicImage) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
+    let upper = |wide: Vec<u16>| wide.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
+    let pixels = match image {
+        DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => upper(image.into_rgb16().into_raw()),
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA16(_) => upper(image.into_rgb16().into_raw()),
+        _ => image.into_rgb8().into_raw(),
+    };
+    RgbImage::from_raw(width, height, pixels).expect("three bytes per pixel")
+}
+
+/// Bytes in memory that note whether somebody wanted more of them: libjpeg fills an incomplete picture with grey instead
+/// of failing.
+struct Source<'a> {
+    bytes: &'a [u8],
+    ran_out: &'a std::cell::Cell<bool>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.bytes.read(buffer)
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.bytes.is_empty() {
+            self.ran_out.set(true);
+        }
+        Ok(self.bytes)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.bytes = &self.bytes[amount..];
+    }
+}
+
+fn jpeg(bytes: &[u8], name: &str, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+    let damaged = |reason: String| ImageError::Damaged { name: name.to_owned(), reason };
+    let ran_out = std::cell::Cell::new(false);
+    // libjpeg's errors come as unwinding, which passes its C code and stops here.
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_jpeg(Source { bytes, ran_out: &ran_out }, name, limits)));
+    let (image, orientation) = match decoded {
+        Ok(result) => result?,
+        Err(reason) => {
+            let reason = reason.downcast::<String>().map_or_else(|_| "the decoder gave up".into(), |reason| *reason);
+            return Err(damaged(reason));
+        }
+    };
+    if ran_out.get() {
+        return Err(damaged("the file ends in the middle of the picture".into()));
+    }
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+fn decode_jpeg(source: Source, name: &str, limits: &ImageLimits) -> Result<(RgbImage, Orientation), ImageError> {
+    let damaged = |error: io::Error| ImageError::Damaged { name: name.to_owned(), reason: error.to_string() };
+    let decoder = Decompress::with_markers(&[Marker::APP(1)]).from_reader(source).map_err(damaged)?;
+    let (width, height) = (decoder.width() as u32, decoder.height() as u32);
+    check_pixels(width, height, name, limits)?;
+    let exif =
+        decoder.markers().find_map(|marker| Orientation::from_exif_chunk(marker.data.strip_prefix(b"Exif\0\0")?));
+    let orientation = exif.unwrap_or(Orientation::NoTransforms);
+
+    let pixels: Vec<u8> = match decoder.image().map_err(damaged)? {
+        Format::RGB(mut rows) => {
+            let pixels = rows.read_scanlines::<u8>().map_err(damaged)?;
+            rows.finish().map_err(damaged)?;
+            pixels
+        }
+        Format::Gray(mut rows) => {
+            let grey = rows.read_scanlines::<u8>().map_err(damaged)?;
+            rows.finish().map_err(damaged)?;
+            grey.into_iter().flat_map(|value| [value; 3]).collect()
+        }
+        Format::CMYK(mut rows) => {
+            let inks = rows.read_scanlines::<[u8; 4]>().map_err(damaged)?;
+            rows.finish().map_err(damaged)?;
+            inks.into_iter().flat_map(cmyk_to_rgb).collect()
+        }
+    };
+    let image = RgbImage::from_raw(width, height, pixels)
+        .ok_or_else(|| ImageError::Damaged { name: name.to_owned(), reason: "rows are missing".into() })?;
+    Ok((image, orientation))
+}
+
+/// Pillow takes the inks of every CMYK JPEG as inverted, as Adobe writes them (JpegImagePlugin.py, rawmode "CMYK;I"), and
+/// mixes them in integers (Convert.c, cmyk2rgb).
+fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    [c, m, y].map(|inverted| {
+        let product = u32::from(255 - inverted) * u32::from(k) + 128;
+        k - (((product >> 8) + product) >> 8) as u8
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn folder() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images"))
+    }
+
+    /// All pictures, without Pillow's renderings of them.
+    fn pictures() -> Vec<PathBuf> {
+        let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().unwrap() != "md").collect();
+        files.retain(|path| !path.to_str().unwrap().ends_with(".rgb.png"));
+        files.sort();
+        files
+    }
+
+    fn load_text(text: &str) -> Result<RgbImage, ImageError> {
+        load(&text.parse()?, &ImageLimits::default())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
+        use base64::prelude::*;
+        load_text(&format!("data:;base64,{}", BASE64_STANDARD.encode(bytes)))
+    }
+
+    #[test]
+    fn pictures_are_as_pillow_reads_them() {
+        assert!(pictures().len() >= 18);
+        for path in pictures() {
+            let ours = load(&ImageSource::Path(path.clone()), &ImageLimits::default()).unwrap();
+            let expected = image::open(format!("{}.rgb.png", path.display())).unwrap().into_rgb8();
+            assert!(ours == expected, "{}", path.display());
+        }
+    }
+
+    /// Pillow would clip, and show nearly everything as white.
+    #[test]
+    fn of_sixteen_bit_grey_the_upper_bits_are_kept() {
+        let wide = image::ImageBuffer::from_raw(3, 1, vec![0u16, 0x12ff, 0xffff]).unwrap();
+        assert_eq!(rgb(DynamicImage::ImageLuma16(wide)).into_raw(), [0, 0, 0, 0x12, 0x12, 0x12, 255, 255, 255]);
+    }
+
+    #[test]
+    fn sources_are_told_apart() {
+        let source = |text: &str| text.parse::<ImageSource>();
+        assert!(matches!(source("-"), Ok(ImageSource::Stdin)));
+        assert!(matches!(source("HTTPS://example.org/a.png"), Ok(ImageSource::Url(_))));
+        assert!(matches!(source("data:image/png,abc"), Ok(ImageSource::Data(_))));
+        assert!(matches!(source("C:\\cat.png"), Ok(ImageSource::Path(_))));
+        assert!(matches!(source("cat: the movie.png"), Ok(ImageSource::Path(_))));
+        assert!(matches!(source("file:///cat.png"), Err(ImageError::Scheme(_))));
+    }
+
+    #[test]
+    fn data_addresses_are_decoded() {
+        let bytes = std::fs::read(folder().join("palette.gif")).unwrap();
+        let expected = decode(&bytes).unwrap();
+        let percent: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
+        assert!(load_text(&format!("data:image/gif,{percent}")).unwrap() == expected);
+        for broken in ["data:", "data:image/png;base64", "data:image/png;base64,****"] {
+            assert!(matches!(load_text(broken), Err(ImageError::Data(_))), "{broken}");
+        }
+        assert!(matches!(load_text("data:text/plain,hello"), Err(ImageError::Format(_))));
+    }
+
+    #[test]
+    fn sizes_are_checked_before_decoding() {
+        for path in pictures() {
+            let pixels = image::image_dimensions(format!("{}.rgb.png", path.display())).unwrap();
+            let max_pixels = u64::from(pixels.0 * pixels.1);
+            let source = ImageSource::Path(path.clone());
+            let limits = ImageLimits { max_pixels, ..ImageLimits::default() };
+            assert!(load(&source, &limits).is_ok());
+            let error = load(&source, &ImageLimits { max_pixels: max_pixels - 1, ..limits }).unwrap_err();
+            assert!(matches!(error, ImageError::TooManyPixels { .. }), "{error}");
+            assert!(error.to_string().contains("--max-image-pixels"));
+            let error = load(&source, &ImageLimits { max_bytes: 100, ..limits }).unwrap_err();
+            assert!(matches!(error, ImageError::TooManyBytes { limit: 100, .. }), "{error}");
+        }
+        // A header alone, of a picture of 60000 × 60000.
+        let mut png = std::fs::read(folder().join("alpha.png")).unwrap();
+        png[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+        let mut header = flate_crc(&png[12..29]).to_be_bytes().to_vec();
+        png.splice(29..33, header.drain(..));
+        assert!(matches!(decode(&png), Err(ImageError::TooManyPixels { width: 60_000, .. })));
+    }
+
+    /// PNG's checksum (ISO 3309), bit by bit.
+    fn flate_crc(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+    }
+
+    #[test]
+    fn truncated_pictures_are_errors() {
+        for name in ["chroma-420.jpg", "progressive.jpg", "cmyk.jpg", "alpha.png", "lossy.webp", "palette.gif"] {
+            let bytes = std::fs::read(folder().join(name)).unwrap();
+            for len in (0..bytes.len() - 2).step_by(7) {
+                // A GIF's trailer may be missing: the picture is whole without it.
+                let result = decode(&bytes[..len]);
+                assert!(result.is_err() || name.ends_with("gif") && len + 8 > bytes.len(), "{name} cut to {len}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_pictures_never_panic(which in 0usize..18, damage in prop::collection::vec((0usize..2000, any::<u8>()), 1..8)) {
+            let mut bytes = std::fs::read(&pictures()[which]).unwrap();
+            for (at, byte) in damage {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    /// Answers each connection with the next of these.
+    fn serve(answers: Vec<Vec<u8>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(&answer);
+            }
+        });
+        address
+    }
+
+    fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n");
+        [head.as_bytes(), body].concat()
+    }
+
+    #[test]
+    fn pictures_are_fetched_through_redirects() {
+        let bytes = std::fs::read(folder().join("alpha.png")).unwrap();
+        let length = format!("Content-Length: {}\r\n", bytes.len());
+        let whole = answer("200 OK", &length, &bytes);
+        let address = serve(vec![answer("302 Found", "Location: /b.png\r\nContent-Length: 0\r\n", b""), whole.clone()]);
+        assert!(load_text(&format!("{address}/a.png")).unwrap() == decode(&bytes).unwrap());
+
+        let address = serve(vec![whole[..whole.len() - 100].to_vec()]);
+        assert!(matches!(load_text(&address), Err(ImageError::Fetch { .. })));
+        let address = serve(vec![answer("404 Not Found", "", b"no")]);
+        assert!(load_text(&address).unwrap_err().to_string().contains("the server answers 404 Not Found"));
+        let address = serve(vec![answer("200 OK", "", &bytes)]);
+        let limits = ImageLimits { max_bytes: 100, ..ImageLimits::default() };
+        assert!(matches!(load(&ImageSource::Url(address), &limits), Err(ImageError::TooManyBytes { .. })));
+        assert!(matches!(load_text("http://127.0.0.1:1/a.png"), Err(ImageError::Fetch { .. })));
+    }
 }

@@ -12,7 +12,6 @@ use phi3v::checkpoint::hub::{HubError, HubSettings, Progress, locate};
 
 use self::server::{Fault, Hub, Request, git_blob, sha256};
 
-#[path = "hub/server.rs"]
 mod server;
 
 const MODEL: &str = "org/name";

@@ -1,0 +1,79 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_phi3v_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_phi3v_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_phi3v_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_phi3v_using_subcommand
+    set -l cmd (__fish_phi3v_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c phi3v -n "__fish_phi3v_needs_command" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint is stored'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s p -l prompt -d 'What to ask; - reads it from stdin' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-k -d 'Only the K best tokens; 0 for all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-p -d 'Only the best tokens that together have probability P' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l min-p -d 'Only tokens at least P times as probable as the best' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l repetition-penalty -d 'Make tokens of the prompt and the answer less likely: logits are divided by this' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l repetition-context-size -d 'How many of the last tokens the repetition penalty looks at [default: all]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l presence-penalty -d 'Subtract from the logits of tokens already in the answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l frequency-penalty -d 'Subtract from the logits of tokens, for each time they are in the answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l seed -d 'Where the random numbers start: the same seed gives the same answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l ignore-chat-template -d 'Send the prompt as it is, without the checkpoint\'s chat template'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l json -d 'Print one JSON object with text, token ids, finish reason and timings'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s m -l model -d 'Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s g -l golden -d 'Folder with recordings of the reference implementation; folders below it are searched, too' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l prefill-step-size -d 'Prefill in steps of so many positions; several, separated by commas, must all give the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l json -d 'Print one JSON object per recording'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,10 @@
+//! All integration tests in one binary. They need nothing outside this repository.
+#![allow(clippy::unwrap_used)]
+
+mod checkpoint;
+mod cli;
+mod common;
+mod docs;
+mod engine;
+mod golden;
+mod hub;
