@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod checkpoint;
 pub mod engine;
+mod http;
 pub mod models;
 pub mod nn;
 pub mod processor;

@@ -19,6 +19,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use mozjpeg::decompress::Format;
 use mozjpeg::{Decompress, Marker};
 
+use crate::http::proxy_for;
+
 /// How large a picture may be. Both are checked before anything is decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
@@ -181,20 +183,19 @@ pub fn load(source: &ImageSource, limits: &ImageLimits) -> Result<RgbImage, Imag
 }
 
 fn fetch(url: &str) -> Result<impl Read, ImageError> {
-    let agent = ureq::AgentBuilder::new()
-        .timeout_connect(Duration::from_secs(20))
-        .timeout_read(Duration::from_secs(60))
-        .try_proxy_from_env(true)
-        .build();
-    match agent.get(url).call() {
+    let failed = |reason: String| ImageError::Fetch { url: url.to_owned(), reason };
+    let mut agent =
+        ureq::AgentBuilder::new().timeout_connect(Duration::from_secs(20)).timeout_read(Duration::from_secs(60));
+    if let Some(proxy) = proxy_for(url, |name| std::env::var(name).ok()) {
+        agent = agent.proxy(ureq::Proxy::new(&proxy).map_err(|_| failed(format!("{proxy} is no proxy's address")))?);
+    }
+    match agent.build().get(url).call() {
         Ok(response) => Ok(response.into_reader()),
         Err(ureq::Error::Status(code, response)) => {
-            let reason = format!("the server answers {code} {}", response.status_text());
-            Err(ImageError::Fetch { url: url.to_owned(), reason })
+            Err(failed(format!("the server answers {code} {}", response.status_text())))
         }
         Err(ureq::Error::Transport(error)) => {
-            let reason = error.message().map_or_else(|| error.kind().to_string(), str::to_owned);
-            Err(ImageError::Fetch { url: url.to_owned(), reason })
+            Err(failed(error.message().map_or_else(|| error.kind().to_string(), str::to_owned)))
         }
     }
 }

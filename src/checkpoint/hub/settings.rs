@@ -5,6 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::http::proxy_for;
+
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Where the hub and the cache are, and how patiently to ask.
@@ -76,19 +78,4 @@ fn expand_home(path: OsString) -> PathBuf {
         Ok(rest) => std::env::home_dir().unwrap_or_default().join(rest),
         Err(_) => path,
     }
-}
-
-/// The usual proxy variables, in either case. `NO_PROXY` is a list of hosts and domains, or `*`.
-fn proxy_for(endpoint: &str, text: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let either = |name: &str| text(name).or_else(|| text(&name.to_uppercase()));
-    let endpoint = url::Url::parse(endpoint).ok()?;
-    let host = endpoint.host_str()?;
-    let exempt = |entry: &str| {
-        let domain = entry.trim().trim_start_matches('.');
-        domain == "*" || host == domain || (!domain.is_empty() && host.ends_with(&format!(".{domain}")))
-    };
-    if either("no_proxy").is_some_and(|list| list.split(',').any(exempt)) {
-        return None;
-    }
-    either(&format!("{}_proxy", endpoint.scheme())).or_else(|| either("all_proxy"))
 }
