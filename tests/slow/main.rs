@@ -95,6 +95,21 @@ fn a_pretrained_model_answers_and_continues() {
     }
 }
 
+#[test]
+fn checkpoints_that_mlx_lm_quantized_give_its_logits() {
+    let python = python("mlx-lm", &["mlx-lm==0.32.0", "mlx[cpu]==0.32.2"]);
+    for (bits, group_size) in [(4, 64), (4, 32), (3, 32), (6, 64), (8, 32)] {
+        let out = tempfile::tempdir().unwrap();
+        let mut record = Command::new(&python);
+        record.arg(root().join("tests/slow/mlx_lm_recording.py")).arg(root().join("tests/golden/text/llama"));
+        run(record.arg(out.path()).args([bits.to_string(), group_size.to_string()]));
+        let (model, golden) = (out.path().join("model"), out.path().join("golden"));
+        let reports =
+            phi3v::verify::verify(Some(&model), &golden, &[1, 2048], |report| println!("{report:?}")).unwrap();
+        assert!(reports.iter().all(|report| !report.failed() && report.skipped.is_none()), "{reports:#?}");
+    }
+}
+
 /// The most memory a process had, in bytes, as Linux counts it.
 #[cfg(target_os = "linux")]
 fn peak_rss(command: &mut Command) -> u64 {
