@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use mlx_quantized::Mode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -207,17 +208,21 @@ pub struct QuantizedAs {
     /// Bits of one weight.
     pub bits: i32,
     /// The number format.
-    #[serde(default)]
-    pub mode: QuantizationMode,
+    #[serde(with = "ModeName", default = "affine")]
+    pub mode: Mode,
 }
 
-/// MLX's packed number formats; those that are not here are refused by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QuantizationMode {
-    /// `scale · q + bias` with unsigned integers.
-    #[default]
+#[derive(Deserialize)]
+#[serde(remote = "Mode", rename_all = "lowercase")]
+enum ModeName {
     Affine,
+    Mxfp4,
+    Nvfp4,
+    Mxfp8,
+}
+
+fn affine() -> Mode {
+    Mode::Affine
 }
 
 /// `config.json`'s `quantization`: the rule and its exceptions by module path.

@@ -199,6 +199,11 @@ impl Scope<'_> {
         self.weights.unused.borrow_mut().retain(|name| !name.starts_with(&prefix));
     }
 
+    /// The type in which models compute where the tensors themselves do not show it.
+    pub fn dtype(&self) -> Dtype {
+        self.weights.dtype.unwrap_or(Dtype::Bfloat16)
+    }
+
     /// How the module at this place is packed; nothing when its weights are plain.
     pub fn quantized(&self) -> Option<QuantizedAs> {
         self.shape("scales")?;

@@ -1,54 +1,41 @@
 //! Linear maps and embedding tables, over plain or quantized weights.
 
+use mlx_quantized::Packed;
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{IndexOp, TryIndexOp};
-use mlx_rs::ops::{addmm, dequantize, matmul, quantized_matmul};
+use mlx_rs::ops::{addmm, matmul};
 use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::Scope;
+use crate::checkpoint::config::QuantizedAs;
 
 /// A matrix `[output, input]` as the checkpoint stores it.
 enum Weight {
     Plain(Array),
-    /// MLX's affine format: `weight` packs `32 / bits` values into a u32, `scales` and `biases` are
-    /// `[output, input / group_size]`.
-    Quantized {
-        weight: Array,
-        scales: Array,
-        biases: Array,
-        group_size: i32,
-        bits: i32,
-    },
+    /// With the type of the numbers that come out of it.
+    Packed(Packed, Dtype),
 }
 
 impl Weight {
     fn load(w: &Scope, input: i32, output: i32) -> Self {
-        match w.quantized() {
-            None => Self::Plain(w.get("weight", &[output, input])),
-            Some(rule) => {
-                let (group_size, bits) = (rule.group_size, rule.bits);
-                // Not input · (32 / bits): 3, 5 and 6 bits do not divide 32. Nonsense in the config makes a shape that
-                // no tensor has, and is reported as such.
-                let packed = [output, (i64::from(input) * i64::from(bits) / 32) as i32];
-                let grouped = [output, input.checked_div(group_size).unwrap_or(0)];
-                Self::Quantized {
-                    weight: w.get("weight", &packed),
-                    scales: w.get("scales", &grouped),
-                    biases: w.get("biases", &grouped),
-                    group_size,
-                    bits,
-                }
-            }
-        }
+        let Some(QuantizedAs { group_size, bits, mode }) = w.quantized() else {
+            return Self::Plain(w.get("weight", &[output, input]));
+        };
+        // Not input · (32 / bits): 3, 5 and 6 bits do not divide 32. Nonsense in the config makes a shape that no tensor
+        // has, and is reported as such.
+        let packed = [output, (i64::from(input) * i64::from(bits) / 32) as i32];
+        let grouped = [output, input.checked_div(group_size).unwrap_or(0)];
+        let scales = w.get("scales", &grouped);
+        let dtype = if scales.dtype().is_float() { scales.dtype() } else { w.dtype() };
+        let biases = mode.has_biases().then(|| w.get("biases", &grouped));
+        Self::Packed(Packed { weight: w.get("weight", &packed), scales, biases, group_size, bits, mode }, dtype)
     }
 
     /// `x · weightᵀ` for `x` `[.., input]`.
     fn apply(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Plain(weight) => matmul(x, weight.t()),
-            Self::Quantized { weight, scales, biases, group_size, bits } => {
-                quantized_matmul(x, weight, scales, biases, true, *group_size, *bits)
-            }
+            Self::Packed(packed, _) => packed.matmul(x),
         }
     }
 
@@ -56,16 +43,14 @@ impl Weight {
     fn rows(&self, ids: &Array) -> Result<Array> {
         match self {
             Self::Plain(weight) => weight.try_index(ids),
-            Self::Quantized { weight, scales, biases, group_size, bits } => {
-                dequantize(weight.try_index(ids)?, scales.try_index(ids)?, &biases.try_index(ids)?, *group_size, *bits)
-            }
+            Self::Packed(packed, dtype) => packed.map_rows(|part| part.try_index(ids))?.dequantize(*dtype),
         }
     }
 
     fn dtype(&self) -> Dtype {
         match self {
             Self::Plain(weight) => weight.dtype(),
-            Self::Quantized { scales, .. } => scales.dtype(),
+            Self::Packed(_, dtype) => *dtype,
         }
     }
 }

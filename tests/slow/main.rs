@@ -98,11 +98,13 @@ fn a_pretrained_model_answers_and_continues() {
 #[test]
 fn checkpoints_that_mlx_lm_quantized_give_its_logits() {
     let python = python("mlx-lm", &["mlx-lm==0.32.0", "mlx[cpu]==0.32.2"]);
-    for (bits, group_size) in [(4, 64), (4, 32), (3, 32), (6, 64), (8, 32)] {
+    let formats =
+        [("affine", 4, 64), ("affine", 3, 32), ("affine", 6, 64), ("mxfp4", 4, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)];
+    for (mode, bits, group_size) in formats {
         let out = tempfile::tempdir().unwrap();
         let mut record = Command::new(&python);
         record.arg(root().join("tests/slow/mlx_lm_recording.py")).arg(root().join("tests/golden/text/llama"));
-        run(record.arg(out.path()).args([bits.to_string(), group_size.to_string()]));
+        run(record.arg(out.path()).arg(mode).args([bits, group_size].map(|n| n.to_string())));
         let (model, golden) = (out.path().join("model"), out.path().join("golden"));
         let reports =
             phi3v::verify::verify(Some(&model), &golden, &[1, 2048], |report| println!("{report:?}")).unwrap();

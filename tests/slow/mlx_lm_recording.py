@@ -1,6 +1,6 @@
 """Quantizes a checkpoint with mlx-lm and records what mlx-lm computes from the result, in float32.
 
-usage: mlx_lm_recording.py CHECKPOINT OUT [convert options]
+usage: mlx_lm_recording.py CHECKPOINT OUT MODE BITS GROUP_SIZE
 OUT/model is the quantized checkpoint, OUT/golden the recording, as `phi3v verify` reads it.
 """
 
@@ -13,8 +13,8 @@ from mlx_lm import load
 from mlx_lm.convert import convert
 
 checkpoint, out = sys.argv[1:3]
-bits, group_size = map(int, sys.argv[3:5])
-convert(checkpoint, mlx_path=f"{out}/model", quantize=True, q_bits=bits, q_group_size=group_size)
+mode, bits, group_size = sys.argv[3], *map(int, sys.argv[4:6])
+convert(checkpoint, mlx_path=f"{out}/model", quantize=True, q_bits=bits, q_group_size=group_size, q_mode=mode)
 model, _ = load(f"{out}/model")
 model.set_dtype(mx.float32)
 
@@ -30,4 +30,4 @@ mx.save_safetensors(f"{out}/golden/golden.safetensors", {
     "input_ids": mx.array(ids, dtype=mx.int32), "last_logits": last, "greedy_ids": mx.array(greedy, dtype=mx.int32),
 })
 with open(f"{out}/golden/golden.json", "w", encoding="utf8") as file:
-    json.dump({"case": f"mlx-lm {bits} bits in groups of {group_size}"}, file)
+    json.dump({"case": f"mlx-lm {mode}, {bits} bits in groups of {group_size}"}, file)

@@ -6,7 +6,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mlx_rs::ops::{dequantize, quantize};
+use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sequence::Sequence;
@@ -58,7 +58,7 @@ fn save(folder: &Path, file: &str, tensors: &Tensors) {
 
 /// Packs the modules that `bits` gives a number for; the others, and all else, stay. Returns the packed tensors and plain
 /// ones with the same values.
-fn packed(tensors: &Tensors, group_size: i32, bits: impl Fn(&str) -> Option<i32>) -> (Tensors, Tensors) {
+fn packed(tensors: &Tensors, group_size: i32, mode: Mode, bits: impl Fn(&str) -> Option<i32>) -> (Tensors, Tensors) {
     let (mut packed, mut plain) = (Tensors::new(), Tensors::new());
     for (name, array) in tensors {
         let module = name.strip_suffix(".weight").filter(|_| array.ndim() == 2);
@@ -68,11 +68,11 @@ fn packed(tensors: &Tensors, group_size: i32, bits: impl Fn(&str) -> Option<i32>
             continue;
         };
         let array = array.as_dtype(Dtype::Float32).unwrap();
-        let (weight, scales, biases) = quantize(&array, group_size, bits).unwrap();
-        plain.insert(name.clone(), dequantize(&weight, &scales, &biases, group_size, bits).unwrap());
-        packed.insert(name.clone(), weight);
-        packed.insert(format!("{module}.scales"), scales);
-        packed.insert(format!("{module}.biases"), biases);
+        let parts = Packed::quantize(&array, group_size, bits, mode).unwrap();
+        plain.insert(name.clone(), parts.dequantize(Dtype::Float32).unwrap());
+        packed.insert(name.clone(), parts.weight);
+        packed.insert(format!("{module}.scales"), parts.scales);
+        packed.extend(parts.biases.map(|biases| (format!("{module}.biases"), biases)));
     }
     (packed, plain)
 }
@@ -80,24 +80,27 @@ fn packed(tensors: &Tensors, group_size: i32, bits: impl Fn(&str) -> Option<i32>
 #[test]
 fn quantized_checkpoints_compute_what_their_values_say() {
     let original = tensors(&golden("text/phi3"));
-    for bits in [2, 3, 4, 5, 6, 8] {
-        let (packed, plain) = packed(&original, 32, |_| Some(bits));
+    let affine = [2, 3, 4, 5, 6, 8].map(|bits| (Mode::Affine, "affine", 32, bits));
+    let floating = [(Mode::Mxfp4, "mxfp4", 32, 4), (Mode::Nvfp4, "nvfp4", 16, 4), (Mode::Mxfp8, "mxfp8", 32, 8)];
+    for (mode, name, group_size, bits) in affine.into_iter().chain(floating) {
+        let (packed, plain) = packed(&original, group_size, mode, |_| Some(bits));
+        let quantization = json!({"group_size": group_size, "bits": bits, "mode": name});
         let folder = copy_of("text/phi3");
         save(folder.path(), "model.safetensors", &plain);
         let expected = logits(folder.path());
         for key in ["quantization", "quantization_config", "quantized"] {
             let folder = copy_of("text/phi3");
-            edit_json(&folder.path().join("config.json"), |json| json[key] = json!({"group_size": 32, "bits": bits}));
+            edit_json(&folder.path().join("config.json"), |json| json[key] = quantization.clone());
             save(folder.path(), "model.safetensors", &packed);
             let difference = difference(&logits(folder.path()), &expected);
-            assert!(difference < 1e-4, "{key}, {bits} bits: {difference}");
+            assert!(difference < 1e-4, "{key}, {name}, {bits} bits: {difference}");
         }
     }
 }
 
 #[test]
 fn modules_may_be_packed_differently_or_not_at_all() {
-    let (packed, plain) = packed(&tensors(&golden("text/llama")), 64, |module| match module {
+    let (packed, plain) = packed(&tensors(&golden("text/llama")), 64, Mode::Affine, |module| match module {
         "model.layers.0.mlp.down_proj" => Some(8),
         "lm_head" | "model.layers.1.self_attn.q_proj" => None,
         _ => Some(4),
@@ -122,7 +125,7 @@ fn modules_may_be_packed_differently_or_not_at_all() {
 
 #[test]
 fn what_the_quantization_says_must_fit() {
-    let (packed, _) = packed(&tensors(&golden("text/phi3")), 32, |_| Some(4));
+    let (packed, _) = packed(&tensors(&golden("text/phi3")), 32, Mode::Affine, |_| Some(4));
     let folder = copy_of("text/phi3");
     save(folder.path(), "model.safetensors", &packed);
     assert!(failure(folder.path()).contains("config.json has no quantization"));
@@ -131,8 +134,8 @@ fn what_the_quantization_says_must_fit() {
     assert!(failure(folder.path()).contains("model.embed_tokens.weight: [768, 8] where [768, 16] is expected"));
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 0, "bits": -4}));
     assert!(failure(folder.path()).contains("of the wrong shape"));
-    edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}));
-    assert!(failure(folder.path()).contains("unknown variant `mxfp4`"));
+    edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "fp3"}));
+    assert!(failure(folder.path()).contains("unknown variant `fp3`"));
     edit_json(&config, |json| json["quantization"] = json!({"quant_method": "gptq", "bits": 4}));
     assert!(failure(folder.path()).contains("\"gptq\""));
 }
