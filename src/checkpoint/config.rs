@@ -175,6 +175,15 @@ impl ModelFiles {
         parse(&self.config).with_context(|| format!("{}", self.folder.join("config.json").display()))
     }
 
+    /// The longest sequence that the model reads.
+    pub fn max_position_embeddings(&self) -> Result<usize> {
+        #[derive(Deserialize)]
+        struct Context {
+            max_position_embeddings: usize,
+        }
+        Ok(self.parse::<Context>()?.max_position_embeddings)
+    }
+
     /// How the checkpoint is quantized, if it is.
     pub fn quantization(&self) -> Result<Option<Quantization>> {
         // mlx-lm and mlx-vlm write the first two alike, Phi-3-Vision-MLX only the third.

@@ -33,7 +33,6 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         output: OutputArgs { quiet, verbose },
     } = args;
     let ui = Ui::new(quiet, verbose);
-    interrupt::listen()?;
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
     let prompt = read_prompt(prompt, &images)?;
@@ -58,6 +57,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         processor.prepare(&messages, &images, num_crops)?
     };
     drop(images);
+    prompt.check_fits(files.max_position_embeddings()?)?;
     let image_time = image_decode_time + cutting.elapsed();
     report_prompt(&ui, &prompt);
 
@@ -131,6 +131,8 @@ fn load(files: &ModelFiles, processor: Processor, dtype: Option<mlx_rs::Dtype>, 
 
 /// Serves the request; text goes to stdout as it comes, unless `json`.
 fn stream(engine: &Engine, request: &Request, json: bool, ui: &Ui) -> Result<Generation> {
+    // Not before: what comes earlier can simply be ended, downloads go on where they stopped.
+    interrupt::listen()?;
     let mut stdout = std::io::stdout().lock();
     let mut written = Ok(());
     let mut bar = ui.positions("reading the prompt", request.prompt.len() as u64);

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
@@ -35,14 +35,7 @@ pub struct Sequence<'m> {
 impl<'m> Sequence<'m> {
     /// Encodes the prompt's pictures, one after the other so that only one is in flight. Nothing is prefilled yet.
     pub fn new(model: &'m dyn Model, prompt: &Prompt, prefill_step_size: usize) -> Result<Self> {
-        let limit = model.max_position_embeddings();
-        ensure!(!prompt.is_empty(), "the prompt is empty: there is nothing to continue");
-        ensure!(
-            prompt.len() < limit,
-            "the prompt takes {} positions, more than the model's context of {limit} leaves; \
-             shorten it, or give fewer pictures or a smaller --num-crops",
-            prompt.len()
-        );
+        prompt.check_fits(model.max_position_embeddings())?;
         let input = |segment: &Segment| -> Result<Input> {
             Ok(match segment {
                 Segment::Text(ids) => Input::Tokens(ids.clone()),
@@ -93,7 +86,7 @@ impl<'m> Sequence<'m> {
             if on_prefill(done, total).is_break() {
                 return Ok(None);
             }
-            let end = total.min(done + self.prefill_step_size);
+            let end = total.min(done.saturating_add(self.prefill_step_size));
             let chunk = embeddings.try_index((.., done as i32..end as i32, ..))?;
             let states = self.model.forward(&chunk, &mut self.cache)?;
             // Only what is asked for is computed: of most chunks just keys and values.

@@ -1,6 +1,8 @@
 //! Phi-3-vision's HD transform: a picture becomes a white-padded sheet of 336-pixel tiles and one small view of it all.
 //! Reference: image_processing_phi3_v.py, as published with the model.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, ensure};
 use image::imageops::{overlay, rotate90};
 use image::{Rgb, RgbImage};
@@ -49,11 +51,11 @@ impl Layout {
 
     /// The picture on its sheet: resized, padded with white above and below, as it stands.
     pub fn sheet(&self, image: &RgbImage) -> RgbImage {
-        let lying = if self.transposed { transpose(image) } else { image.clone() };
+        let lying = if self.transposed { Cow::Owned(transpose(image)) } else { Cow::Borrowed(image) };
         let resized = pillow_bilinear(&lying, self.width, self.height);
         let padded = self.height.next_multiple_of(TILE);
         let mut sheet = RgbImage::from_pixel(self.width, padded, Rgb([255; 3]));
-        overlay(&mut sheet, &resized, 0, i64::from((padded - self.height) / 2));
+        overlay(&mut sheet, resized.as_ref(), 0, i64::from((padded - self.height) / 2));
         if self.transposed { transpose(&sheet) } else { sheet }
     }
 }

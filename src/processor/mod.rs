@@ -59,6 +59,18 @@ impl Prompt {
         self.len() == 0
     }
 
+    /// An error unless there is something to continue, and room for it in a context of `max_position_embeddings`.
+    pub fn check_fits(&self, max_position_embeddings: usize) -> Result<()> {
+        ensure!(!self.is_empty(), "the prompt is empty: there is nothing to continue");
+        ensure!(
+            self.len() < max_position_embeddings,
+            "the prompt takes {} positions, more than the model's context of {max_position_embeddings} leaves; \
+             shorten it, or give fewer pictures or a smaller --num-crops",
+            self.len()
+        );
+        Ok(())
+    }
+
     /// The ids as the reference writes them, picture N as a run of -N.
     pub fn input_ids(&self) -> Vec<i64> {
         let ids = |segment: &Segment| -> Vec<i64> {

@@ -1,6 +1,8 @@
 //! Two resizes that must equal other people's to the bit: Pillow's of 8-bit pictures, since one level of one pixel moves
 //! logits, and torch's bicubic of float pictures.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 
 /// Fraction bits of Pillow's weights (Pillow, Resample.c, PRECISION_BITS).
@@ -8,13 +10,13 @@ const BITS: u32 = 22;
 
 /// Pillow's `resize((width, height), Resampling.BILINEAR)`: a triangle filter, widened when shrinking; first along rows,
 /// then along columns, each pass rounded to 8 bits and skipped where the size stays.
-pub(super) fn pillow_bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let mut image = image.clone();
+pub(super) fn pillow_bilinear(image: &RgbImage, width: u32, height: u32) -> Cow<'_, RgbImage> {
+    let mut image = Cow::Borrowed(image);
     if image.width() != width {
-        image = along_rows(&image, width);
+        image = Cow::Owned(along_rows(&image, width));
     }
     if image.height() != height {
-        image = along_columns(&image, height);
+        image = Cow::Owned(along_columns(&image, height));
     }
     image
 }

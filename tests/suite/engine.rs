@@ -7,6 +7,7 @@ use image::RgbImage;
 use mlx_rs::Dtype;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sampler::Sampling;
+use phi3v::engine::text::Detokenizer;
 use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
 use phi3v::models;
 use phi3v::processor::{Message, NumCrops, Processor};
@@ -66,6 +67,20 @@ fn the_streamed_text_is_the_text() {
             assert_eq!(streamed, whole, "seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_stray_byte_spoils_only_itself() {
+    let tokenizer = Setup::new().processor.tokenizer;
+    let byte = |byte: u8| tokenizer.id(&format!("<0x{byte:02X}>")).unwrap();
+    let x = tokenizer.encode("x", false).unwrap()[0];
+    let mut stream = Detokenizer::new(&tokenizer);
+    // é, then half of another é, then a letter.
+    let pieces: Vec<String> =
+        [byte(0xc3), byte(0xa9), byte(0xc3), x, byte(0xf0)].map(|id| stream.push(id).unwrap()).into();
+    assert_eq!(pieces[..2], ["", "é"]);
+    assert!(pieces[2..].concat().ends_with('x'), "{pieces:?}");
+    assert_eq!(stream.finish().unwrap(), "");
 }
 
 #[test]
