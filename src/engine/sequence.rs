@@ -72,7 +72,7 @@ impl<'m> Sequence<'m> {
     /// Whether the next token makes the sequence longer than its rotary factors are for: what is cached is then dropped
     /// and computed anew, since the values of deeper layers depend on the factors, too.
     pub fn crosses_boundary(&self) -> bool {
-        self.model.new_cache(self.len + 1).factors != self.cache.factors
+        self.model.rope_factors(self.len + 1) != self.cache.factors
     }
 
     /// Prefills what is not cached yet and returns the hidden states of the last positions, at least `last` of them
@@ -94,6 +94,8 @@ impl<'m> Sequence<'m> {
                 hidden.push(states);
             }
             eval(self.cache.arrays().chain(hidden.last()))?;
+            // Buffers of one chunk's size are of no use to the next step, which is smaller.
+            mlx_rs::memory::clear_cache()?;
             done = end;
         }
         on_prefill(total, total).is_continue();

@@ -129,8 +129,7 @@ impl<B: Block> Model for CausalLm<B> {
     }
 
     fn new_cache(&self, len: usize) -> Cache {
-        let long = self.rope_boundary().is_some_and(|boundary| len > boundary);
-        Cache::new(self.layers.len(), if long { RopeFactors::Long } else { RopeFactors::Short })
+        Cache::new(self.layers.len(), self.rope_factors(len))
     }
 
     fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {

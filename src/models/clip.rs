@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::Scope;
 use crate::nn::{LayerNorm, Linear, Mask, attention, merge_heads, quick_gelu, split_heads};
+use crate::processor::TILE;
 
 /// Phi-3-vision's `img_processor`, as far as the tower goes. Published checkpoints leave the tower's measures to the
 /// code; `vision_config` says them where they differ.
@@ -63,12 +64,18 @@ impl Shape {
             num_attention_heads > 0 && hidden_size % num_attention_heads == 0,
             "vision_config.num_attention_heads: {num_attention_heads} heads do not divide a width of {hidden_size}"
         );
+        let (patch_size, num_positions) = (patches[1], shape("embeddings.position_embedding.weight", 2)?[0]);
+        let side = TILE as i32;
+        ensure!(
+            patch_size > 0 && side % (2 * patch_size) == 0 && (side / patch_size).pow(2) + 1 == num_positions,
+            "the vision tower has {num_positions} positions and patches of {patch_size}, which do not fit tiles of {side}"
+        );
         Ok(Self {
             hidden_size,
             intermediate_size: shape("encoder.layers.0.mlp.fc1.bias", 1)?[0],
             num_attention_heads,
-            num_positions: shape("embeddings.position_embedding.weight", 2)?[0],
-            patch_size: patches[1],
+            num_positions,
+            patch_size,
             layers: (0..).take_while(|i| w.shape(&format!("encoder.layers.{i}.layer_norm1.weight")).is_some()).count(),
             eps: c.layer_norm_eps.unwrap_or(1e-5),
         })

@@ -13,6 +13,7 @@ use mlx_rs::{Array, Dtype};
 use crate::cache::Cache;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Scope, Weights};
+use crate::nn::RopeFactors;
 use crate::processor::Tiles;
 
 /// An architecture: how its checkpoints are read and what they need around them.
@@ -69,9 +70,14 @@ pub trait Model {
     /// Hidden states to logits: `[.., hidden_size] -> [.., vocab_size]`.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
 
-    /// Sequences longer than this need another cache than shorter ones ([`Model::new_cache`]): longrope's
-    /// `original_max_position_embeddings`.
+    /// Sequences longer than this take longrope's long factors: `original_max_position_embeddings`. None for models with
+    /// one set of factors.
     fn rope_boundary(&self) -> Option<usize>;
+
+    /// The factors for a sequence of `len` positions.
+    fn rope_factors(&self, len: usize) -> RopeFactors {
+        if self.rope_boundary().is_some_and(|boundary| len > boundary) { RopeFactors::Long } else { RopeFactors::Short }
+    }
 
     /// The longest sequence.
     fn max_position_embeddings(&self) -> usize;

@@ -18,22 +18,14 @@ pub enum RopeFactors {
 /// The keys of `config.json` that decide on the rotation.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RopeConfig {
-    #[serde(default = "ten_thousand")]
-    rope_theta: f64,
+    rope_theta: Option<f64>,
     rope_scaling: Option<RopeScaling>,
+    /// As transformers 5 writes `rope_scaling`, with `rope_theta` and `partial_rotary_factor` in it.
+    rope_parameters: Option<RopeScaling>,
     /// The longest sequence.
     pub max_position_embeddings: usize,
     original_max_position_embeddings: Option<usize>,
-    #[serde(default = "whole")]
-    partial_rotary_factor: f64,
-}
-
-fn ten_thousand() -> f64 {
-    10_000.0
-}
-
-fn whole() -> f64 {
-    1.0
+    partial_rotary_factor: Option<f64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +40,8 @@ struct RopeScaling {
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -78,14 +72,16 @@ pub struct Rope {
 impl Rope {
     /// The rotation that the configuration asks for.
     pub fn new(config: &RopeConfig, head_dim: i32) -> Result<Self> {
-        let dims = (f64::from(head_dim) * config.partial_rotary_factor) as i32;
+        let scaling = config.rope_scaling.as_ref().or(config.rope_parameters.as_ref());
+        let theta = config.rope_theta.or(scaling.and_then(|s| s.rope_theta)).unwrap_or(10_000.0);
+        let part = config.partial_rotary_factor.or(scaling.and_then(|s| s.partial_rotary_factor)).unwrap_or(1.0);
+        let dims = (f64::from(head_dim) * part) as i32;
+        ensure!(theta > 0.0, "rope_theta is {theta}, where a number above 0 is expected");
         ensure!(
             dims > 0 && dims <= head_dim && dims % 2 == 0,
-            "partial_rotary_factor: {} of a head of {head_dim} is not an even number of elements",
-            config.partial_rotary_factor
+            "partial_rotary_factor: {part} of a head of {head_dim} is not an even number of elements"
         );
-        let base: Vec<f64> =
-            (0..dims / 2).map(|pair| config.rope_theta.powf(f64::from(2 * pair) / f64::from(dims))).collect();
+        let base: Vec<f64> = (0..dims / 2).map(|pair| theta.powf(f64::from(2 * pair) / f64::from(dims))).collect();
         let plain = |wavelengths: &[f64]| Self {
             dims,
             short: row(wavelengths.iter().map(|&w| w as f32)),
@@ -93,7 +89,7 @@ impl Rope {
             gain: None,
             boundary: None,
         };
-        let Some(scaling) = &config.rope_scaling else { return Ok(plain(&base)) };
+        let Some(scaling) = scaling else { return Ok(plain(&base)) };
         match scaling.rope_type.or(scaling.r#type) {
             None => bail!("rope_scaling: it has no type"),
             Some(RopeType::Default) => Ok(plain(&base)),
@@ -129,6 +125,7 @@ impl Rope {
 fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: RopeType, head_dim: i32) -> Result<Rope> {
     let boundary = config.original_max_position_embeddings.or(scaling.original_max_position_embeddings);
     let boundary = required("original_max_position_embeddings", boundary)?;
+    ensure!(boundary > 1, "original_max_position_embeddings is {boundary}, where more than 1 is expected");
     let wavelengths = |name: &str, factors: &Option<Vec<f32>>| -> Result<Array> {
         let factors = required(name, factors.as_ref())?;
         ensure!(

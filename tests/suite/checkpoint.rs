@@ -229,6 +229,15 @@ fn configurations_that_cannot_be_honoured_are_refused_by_name() {
     refused("text/llama", |json| json["rope_scaling"]["factor"] = json!(null), "factor is missing");
     refused("text/phi3", |json| json["num_attention_heads"] = 0.into(), "num_attention_heads");
     refused("text/phi3", |json| json["hidden_size"] = json!(-64), "hidden_size");
+    refused("text/phi3", |json| json["num_hidden_layers"] = json!(2_000_000_000), "num_hidden_layers is 2000000000");
+    refused("text/phi3", |json| json["num_key_value_heads"] = json!(3), "which does not divide 4 heads");
+    refused("text/phi3", |json| json["rope_theta"] = json!(-1.0), "rope_theta is -1");
+    refused(
+        "text/phi3",
+        |json| json["original_max_position_embeddings"] = json!(1),
+        "original_max_position_embeddings is 1",
+    );
+    refused("text/phi3", |json| json["partial_rotary_factor"] = json!(0.2), "partial_rotary_factor: 0.2");
     refused("phi3v-tiny", |json| json["embd_layer"]["projection_cls"] = "linear".into(), "unknown variant `linear`");
     refused("phi3v-tiny", |json| json["img_processor"]["layer_idx"] = json!(-9), "layer_idx: -9 of 4 layers");
     refused(
@@ -236,6 +245,20 @@ fn configurations_that_cannot_be_honoured_are_refused_by_name() {
         |json| json["img_processor"]["vision_config"]["num_attention_heads"] = 7.into(),
         "7 heads do not divide a width of 64",
     );
+}
+
+/// transformers 5 keeps what concerns the rotation in one place.
+#[test]
+fn rope_parameters_mean_what_rope_scaling_means() {
+    let folder = copy_of("text/llama");
+    let expected = logits(folder.path());
+    edit_json(&folder.path().join("config.json"), |json| {
+        let config = json.as_object_mut().unwrap();
+        let mut parameters = config.remove("rope_scaling").unwrap();
+        parameters["rope_theta"] = config.remove("rope_theta").unwrap();
+        config.insert("rope_parameters".into(), parameters);
+    });
+    assert_eq!(logits(folder.path()), expected);
 }
 
 #[test]

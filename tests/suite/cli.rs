@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use assert_cmd::cargo::cargo_bin;
 
 use crate::common::{copy_of, golden};
+use crate::hub::server::Hub;
 
 fn phi3v(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("phi3v"));
@@ -256,4 +257,33 @@ fn ctrl_c_ends_with_what_was_produced() {
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+#[test]
+fn a_model_comes_from_the_hub_once() {
+    let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(golden("text/llama"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
+        .filter(|(name, _)| !name.contains("golden"))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let hub = Hub::start("0123456789abcdef0123456789abcdef01234567", &files);
+    let home = tempfile::tempdir().unwrap();
+    let args = ["generate", "-m", "org/name", "-p", "def wrap(self):", "-n", "5", "-q"];
+    let generate = |offline: &str, endpoint: &str| {
+        let mut command = phi3v(&args);
+        command.env("HF_HOME", home.path()).env("HF_ENDPOINT", endpoint).env("HF_HUB_OFFLINE", offline);
+        command.output().unwrap()
+    };
+    let first = generate("0", &hub.endpoint);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    assert_eq!(
+        text(&first.stdout),
+        succeeds(&["generate", "-m", path(&golden("text/llama")), "-p", args[4], "-n", "5", "-q"]).0
+    );
+    hub.take_log();
+    let again = generate("0", &hub.endpoint);
+    assert_eq!((again.stdout, hub.take_log().len()), (first.stdout.clone(), 1), "only the listing is asked for");
+    assert_eq!(generate("1", "http://127.0.0.1:1").stdout, first.stdout);
 }

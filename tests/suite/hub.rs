@@ -12,7 +12,7 @@ use phi3v::checkpoint::hub::{HubError, HubSettings, Progress, locate};
 
 use self::server::{Fault, Hub, Request, git_blob, sha256};
 
-mod server;
+pub(crate) mod server;
 
 const MODEL: &str = "org/name";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
