@@ -81,28 +81,12 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__generate)
-            opts="-m -p -s -i -n -t -q -v -h -V --model --revision --dtype --prompt --system --ignore-chat-template --image --num-crops --max-image-pixels --max-tokens --stop --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --json --quiet --verbose --help --version"
+            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --prefill-step-size --json --quiet --verbose --model --revision --dtype --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --model)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -m)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --revision)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --dtype)
-                    COMPREPLY=($(compgen -W "auto float32 float16 bfloat16" -- "${cur}"))
-                    return 0
-                    ;;
                 --prompt)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -119,6 +103,38 @@ _phi3v() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --max-tokens)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stop)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --prefill-step-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -m)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --revision)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dtype)
+                    COMPREPLY=($(compgen -W "auto float32 float16 bfloat16" -- "${cur}"))
+                    return 0
+                    ;;
                 --image)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -132,18 +148,6 @@ _phi3v() {
                     return 0
                     ;;
                 --max-image-pixels)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --max-tokens)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -n)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --stop)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -188,10 +192,6 @@ _phi3v() {
                     return 0
                     ;;
                 --seed)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --prefill-step-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -31,19 +31,20 @@ complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a mod
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "man" -d 'Write the man pages into a folder'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s p -l prompt -d 'What to ask; - reads it from stdin' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint is stored'
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s p -l prompt -d 'What to ask; - reads it from stdin' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'The most pixels a picture may have' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-k -d 'Only the K best tokens; 0 for all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-p -d 'Only the best tokens that together have probability P' -r
@@ -53,7 +54,6 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l repetition-cont
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l presence-penalty -d 'Subtract from the logits of tokens already in the answer' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l frequency-penalty -d 'Subtract from the logits of tokens, for each time they are in the answer' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l seed -d 'Where the random numbers start: the same seed gives the same answer' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l ignore-chat-template -d 'Send the prompt as it is, without the checkpoint\'s chat template'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l json -d 'Print one JSON object with text, token ids, finish reason and timings'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s q -l quiet -d 'Print only the result, warnings and errors'

@@ -190,8 +190,6 @@ fn share_or_zero(text: &str) -> Result<f32, String> {
 /// Arguments of `phi3v generate`
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
     /// What to ask; - reads it from stdin
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) prompt: String,
@@ -201,16 +199,12 @@ pub(crate) struct GenerateArgs {
     /// Send the prompt as it is, without the checkpoint's chat template
     #[arg(long, conflicts_with = "system")]
     pub(crate) ignore_chat_template: bool,
-    #[command(flatten)]
-    pub(crate) images: ImageArgs,
     /// The most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_tokens: u64,
     /// A text that ends the answer and is not part of it; repeat it for several
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
     /// Positions of the prompt per step: smaller takes less memory, the answer stays the same
     #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) prefill_step_size: u64,
@@ -219,6 +213,13 @@ pub(crate) struct GenerateArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    // Groups with a heading come last: it holds for all that follows.
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
 }
 
 /// Arguments of `phi3v verify`

@@ -98,7 +98,8 @@ impl<'m> Sequence<'m> {
             mlx_rs::memory::clear_cache()?;
             done = end;
         }
-        on_prefill(total, total).is_continue();
+        // There is nothing left to break off.
+        let _ = on_prefill(total, total);
         Ok(Some(concatenate(&hidden, 1)?))
     }
 
