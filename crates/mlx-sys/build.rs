@@ -78,7 +78,9 @@ fn installed_wheel() -> PathBuf {
         fail("HOME is not set, so there is no ~/.mlx to keep MLX in. Set HOME, or MLX_DIR to a folder with MLX")
     });
     let folder = Path::new(&home).join(".mlx").join(format!("{}-{MLX_VERSION}-{arch}", wheel.package));
-    if !folder.is_dir() {
+    // The folder appears in one step; what is not whole was tampered with.
+    if !folder.join("mlx/include/mlx/mlx.h").is_file() {
+        let _ = fs::remove_dir_all(&folder);
         install(&wheel, &folder);
     }
     folder.join("mlx")

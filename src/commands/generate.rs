@@ -141,10 +141,8 @@ fn stream(engine: &Engine, request: &Request, json: bool, ui: &Ui) -> Result<Gen
             Event::Encoded => {}
             Event::Prefill(done, total) => show_prefill(&bar, done, total),
             Event::LongFactors(boundary) => {
-                ui.verbose(format!(
-                    "\nbeyond {boundary} positions: reading everything again with longrope's long factors"
-                ));
-                bar = ui.positions("reading again", boundary as u64);
+                ui.verbose(format!("beyond {boundary} positions: reading from the start with longrope's long factors"));
+                bar = ui.positions("reading the prompt", boundary as u64);
             }
             Event::Text(text) if !json && !text.is_empty() => {
                 written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

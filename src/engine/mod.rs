@@ -45,7 +45,7 @@ pub enum Event<'a> {
     Encoded,
     /// So many positions of so many are in the cache.
     Prefill(usize, usize),
-    /// The sequence outgrew the boundary of this many positions: it is computed anew with longrope's long factors.
+    /// The sequence is longer than this many positions: it is computed, or computed anew, with longrope's long factors.
     LongFactors(usize),
     /// The answer goes on; whole characters.
     Text(&'a str),
@@ -103,6 +103,13 @@ impl Engine {
         let mut sequence = Sequence::new(self.model.as_ref(), &request.prompt, request.prefill_step_size)?;
         let mut answer = Answer::new(self, request, start.elapsed());
         if on_event(Event::Encoded).is_break() {
+            return answer.end(FinishReason::Interrupted, &mut on_event);
+        }
+
+        if let Some(boundary) = self.model.rope_boundary()
+            && sequence.len() > boundary
+            && on_event(Event::LongFactors(boundary)).is_break()
+        {
             return answer.end(FinishReason::Interrupted, &mut on_event);
         }
 

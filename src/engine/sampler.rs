@@ -147,9 +147,9 @@ impl Sampler {
             let kept = kept.count().max(1);
             candidates.truncate(kept);
         }
-        // Relative to the best, whose weight is 1.
-        let floor = f64::from(s.min_p);
-        candidates.retain(|(_, weight)| *weight >= floor);
+        // Relative to the best, whose weight is 1, and who stays even where all logits are NaN.
+        let kept = candidates.iter().take_while(|(_, weight)| *weight >= f64::from(s.min_p)).count().max(1);
+        candidates.truncate(kept);
     }
 }
 
@@ -198,6 +198,13 @@ mod tests {
         for (found, weight) in found.iter().zip(&weights) {
             assert!((found - weight / total).abs() < 0.015, "{found} {}", weight / total);
         }
+    }
+
+    #[test]
+    fn a_model_gone_wrong_does_not_stop_the_sampler() {
+        let settings = Sampling { temperature: 1.0, min_p: 0.5, top_p: 0.5, ..Sampling::default() };
+        assert!(sample(settings.clone(), &[f32::NAN; 3], &[]) < 3);
+        assert_eq!(sample(settings, &[f32::NEG_INFINITY, f32::NAN, 1.0], &[]), 2);
     }
 
     #[test]
