@@ -198,6 +198,17 @@ fn image_tags_must_match_the_pictures() {
     refused("<|image_99999999999999999999|>", 1, "but 1 picture is given");
 }
 
+/// Llama's template writes the BOS, and its tokenizer would add another.
+#[test]
+fn a_chat_has_one_bos() {
+    let setup = Setup::of(&golden("text/llama"));
+    let chat = setup.processor.prepare(&[Message::new("user", "Hi")], &[], NumCrops::Checkpoint).unwrap();
+    assert!(chat.text.starts_with("<s>[user] Hi"), "{}", chat.text);
+    assert_eq!(chat.input_ids().iter().filter(|&&id| id == 1).count(), 1);
+    let plain = setup.processor.prepare_text("Hi", &[], NumCrops::Checkpoint).unwrap();
+    assert_eq!(plain.input_ids().iter().filter(|&&id| id == 1).count(), 1);
+}
+
 /// The reference numbers pictures, whatever their order in the text.
 #[test]
 fn pictures_are_placed_by_their_number() {
