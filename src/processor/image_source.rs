@@ -238,10 +238,14 @@ fn other(bytes: &[u8], format: ImageFormat, name: &str, limits: &ImageLimits) ->
 /// Without alpha, in 8 bits. Pillow cuts 16 bits off where `image` would round.
 fn rgb(image: DynamicImage) -> RgbImage {
     let (width, height) = (image.width(), image.height());
-    let upper = |wide: Vec<u16>| wide.into_iter().map(|value| (value >> 8) as u8).collect::<Vec<u8>>();
     let pixels = match image {
-        DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => upper(image.into_rgb16().into_raw()),
-        DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA16(_) => upper(image.into_rgb16().into_raw()),
+        DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_)
+        | DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_) => {
+            let wide = image.into_rgb16().into_raw();
+            wide.into_iter().map(|value| (value >> 8) as u8).collect()
+        }
         _ => image.into_rgb8().into_raw(),
     };
     RgbImage::from_raw(width, height, pixels).expect("three bytes per pixel")
