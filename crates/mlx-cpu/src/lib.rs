@@ -1,0 +1,24 @@
+//! CPU kernels for transformers, as MLX operations.
+//!
+//! MLX's own CPU backend computes 16-bit and packed matrices with scalar code and rounds sums to 16 bits. These
+//! operations take and give [`mlx_rs::Array`], lazy and differentiable as MLX's own, and run on all cores with the CPU's
+//! best instructions, with sums in float32. Results do not depend on the number of threads.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod amx;
+mod element;
+mod ffi;
+mod level;
+mod linear;
+mod pool;
+mod scratch;
+mod simd;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use level::{Level, VARIABLE};
+pub use linear::{Weight, linear};
+pub use pool::{set_threads, threads};

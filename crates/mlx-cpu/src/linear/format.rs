@@ -1,0 +1,269 @@
+//! How matrices are stored, and how their numbers are read.
+
+use half::{bf16, f16};
+use mlx_quantized::Mode;
+
+use crate::element::{Element, load_part, store_part};
+use crate::simd::Simd;
+use crate::view::{Rows, View};
+
+/// The numbers of a matrix, all but the pointers to them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Format {
+    /// One float after another.
+    Dense,
+    /// MLX's packed forms (`mlx::core::quantize`).
+    Packed { mode: Mode, bits: usize, group_size: usize },
+}
+
+impl Format {
+    /// Arrays that hold the matrix.
+    pub(crate) fn num_arrays(self) -> usize {
+        match self {
+            Self::Dense => 1,
+            Self::Packed { mode, .. } => 2 + usize::from(mode.has_biases()),
+        }
+    }
+}
+
+/// A matrix `[rows, columns]`.
+pub(crate) enum Matrix<'a> {
+    DenseF32(Rows<'a, f32>),
+    DenseBf16(Rows<'a, bf16>),
+    DenseF16(Rows<'a, f16>),
+    Packed(Packed<'a>),
+}
+
+/// A matrix in one of MLX's packed forms.
+pub(crate) struct Packed<'a> {
+    pub mode: Mode,
+    pub bits: usize,
+    pub group_size: usize,
+    codes: Rows<'a, u32>,
+    scales: Scales<'a>,
+    biases: Option<Scales<'a>>,
+}
+
+/// One number per group of a row.
+enum Scales<'a> {
+    F32(Rows<'a, f32>),
+    Bf16(Rows<'a, bf16>),
+    F16(Rows<'a, f16>),
+    /// Of the floating modes, 8 bits.
+    Byte(Rows<'a, u8>),
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix in `arrays`, of which there are [`Format::num_arrays`].
+    pub(crate) fn new(format: Format, arrays: &[View<'a>]) -> Self {
+        use mlx_rs::Dtype::*;
+        match (format, arrays[0].dtype) {
+            (Format::Dense, Float32) => Self::DenseF32(arrays[0].rows()),
+            (Format::Dense, Bfloat16) => Self::DenseBf16(arrays[0].rows()),
+            (Format::Dense, Float16) => Self::DenseF16(arrays[0].rows()),
+            (Format::Dense, other) => unreachable!("kernels take floats, not {other:?}"),
+            (Format::Packed { mode, bits, group_size }, _) => Self::Packed(Packed {
+                mode,
+                bits,
+                group_size,
+                codes: arrays[0].rows(),
+                scales: Scales::new(&arrays[1]),
+                biases: mode.has_biases().then(|| Scales::new(&arrays[2])),
+            }),
+        }
+    }
+
+    /// Reads the columns from `start` of row `row`, as many as `to` is long. In packed matrices `start` and the length
+    /// are multiples of 8.
+    #[inline(always)]
+    pub(crate) fn read<S: Simd, T: Element>(&self, s: S, row: usize, start: usize, to: &mut [T]) {
+        let end = start + to.len();
+        match self {
+            Self::DenseF32(rows) => convert(s, &rows.get(row)[start..end], to),
+            Self::DenseBf16(rows) => convert(s, &rows.get(row)[start..end], to),
+            Self::DenseF16(rows) => convert(s, &rows.get(row)[start..end], to),
+            Self::Packed(packed) => packed.read(s, row, start, to),
+        }
+    }
+}
+
+/// Columns that are unpacked at once.
+const CHUNK: usize = 512;
+
+impl Packed<'_> {
+    #[inline(always)]
+    fn read<S: Simd, T: Element>(&self, s: S, row: usize, start: usize, to: &mut [T]) {
+        let mut codes = [0; CHUNK];
+        for (index, to) in to.chunks_mut(CHUNK).enumerate() {
+            let start = start + index * CHUNK;
+            let codes = &mut codes[..to.len()];
+            self.codes(s, row, start, codes);
+            // Chunks may begin and end inside a group.
+            let mut done = 0;
+            while done < to.len() {
+                let group = (start + done) / self.group_size;
+                let end = to.len().min((group + 1) * self.group_size - start);
+                self.scaled(s, row, group, &codes[done..end], &mut to[done..end]);
+                done = end;
+            }
+        }
+    }
+
+    /// The integers of the columns from `start` of row `row`.
+    #[inline(always)]
+    pub(crate) fn codes<S: Simd>(&self, _: S, row: usize, start: usize, to: &mut [u8]) {
+        let words = self.codes.get(row);
+        let bytes = bytes_of(words);
+        unpack(self.bits, &bytes[start * self.bits / 8..(start + to.len()) * self.bits / 8], to);
+    }
+
+    /// The words of row `row` as they are stored.
+    #[inline(always)]
+    pub(crate) fn words(&self, row: usize) -> &[u32] {
+        self.codes.get(row)
+    }
+
+    /// The scales of row `row`, or its biases, into `to`, of which there must be as many as groups.
+    #[inline(always)]
+    pub(crate) fn scales<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
+        self.scales.read(s, row, to);
+    }
+
+    /// As [`scales`](Self::scales).
+    #[inline(always)]
+    pub(crate) fn biases<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
+        match &self.biases {
+            Some(biases) => biases.read(s, row, to),
+            None => to.fill(0.0),
+        }
+    }
+
+    /// What `codes`, a part of one group, stand for.
+    #[inline(always)]
+    fn scaled<S: Simd, T: Element>(&self, s: S, row: usize, group: usize, codes: &[u8], to: &mut [T]) {
+        let scale = self.scales.get(row, group, self.mode);
+        let table = match self.mode {
+            Mode::Affine => {
+                let bias = self.biases.as_ref().map_or(0.0, |biases| biases.get(row, group, self.mode));
+                let (scale, bias) = (s.splat(scale), s.splat(bias));
+                for (codes, to) in codes.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
+                    let mut lanes = [0; 16];
+                    lanes[..codes.len()].copy_from_slice(codes);
+                    // SAFETY: no set has more than 16 lanes.
+                    let code = unsafe { s.load_u8(lanes.as_ptr()) };
+                    store_part(s, to, s.mul_add(code, scale, bias));
+                }
+                return;
+            }
+            Mode::Mxfp4 | Mode::Nvfp4 => &E2M1[..],
+            Mode::Mxfp8 => &E4M3[..],
+        };
+        for (&code, to) in codes.iter().zip(to) {
+            *to = T::from_f32(table[usize::from(code)] * scale);
+        }
+    }
+}
+
+impl<'a> Scales<'a> {
+    fn new(view: &View<'a>) -> Self {
+        use mlx_rs::Dtype::*;
+        match view.dtype {
+            Float32 => Self::F32(view.rows()),
+            Bfloat16 => Self::Bf16(view.rows()),
+            Float16 => Self::F16(view.rows()),
+            Uint8 => Self::Byte(view.rows()),
+            other => unreachable!("scales are floats or bytes, not {other:?}"),
+        }
+    }
+
+    #[inline(always)]
+    fn read<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
+        match self {
+            Self::F32(rows) => convert(s, rows.get(row), to),
+            Self::Bf16(rows) => convert(s, rows.get(row), to),
+            Self::F16(rows) => convert(s, rows.get(row), to),
+            Self::Byte(_) => unreachable!("affine scales are floats"),
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, row: usize, group: usize, mode: Mode) -> f32 {
+        match self {
+            Self::F32(rows) => rows.get(row)[group],
+            Self::Bf16(rows) => rows.get(row)[group].to_f32(),
+            Self::F16(rows) => rows.get(row)[group].to_f32(),
+            // OCP Microscaling Formats 1.0: an E8M0 exponent; NVFP4 has an E4M3 number instead.
+            Self::Byte(rows) if mode == Mode::Nvfp4 => E4M3[usize::from(rows.get(row)[group])],
+            Self::Byte(rows) => f32::from_bits(match rows.get(row)[group] {
+                0 => 1 << 22, // 2^-127, subnormal
+                exponent => u32::from(exponent) << 23,
+            }),
+        }
+    }
+}
+
+/// Copies with a change of type.
+#[inline(always)]
+pub(crate) fn convert<S: Simd, A: Element, B: Element>(s: S, from: &[A], to: &mut [B]) {
+    for (from, to) in from.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
+        store_part(s, to, load_part(s, from));
+    }
+}
+
+/// Unsigned integers of `bits` bits, the first in the lowest bits, one per byte of `to`.
+#[inline(always)]
+fn unpack(bits: usize, packed: &[u8], to: &mut [u8]) {
+    match bits {
+        8 => to.copy_from_slice(packed),
+        4 => {
+            for (to, &byte) in to.chunks_exact_mut(2).zip(packed) {
+                to.copy_from_slice(&[byte & 15, byte >> 4]);
+            }
+        }
+        2 => {
+            for (to, &byte) in to.chunks_exact_mut(4).zip(packed) {
+                to.copy_from_slice(&[byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6]);
+            }
+        }
+        // Eight numbers are as many bytes as a number has bits.
+        _ => {
+            let mask = (1 << bits) - 1;
+            for (to, bytes) in to.chunks_exact_mut(8).zip(packed.chunks_exact(bits)) {
+                let mut word = [0; 8];
+                word[..bits].copy_from_slice(bytes);
+                let word = u64::from_le_bytes(word);
+                for (i, to) in to.iter_mut().enumerate() {
+                    *to = (word >> (i * bits)) as u8 & mask;
+                }
+            }
+        }
+    }
+}
+
+fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: the same memory; bytes have no alignment and no invalid values. MLX's packed words are little-endian, as
+    // is every CPU that it runs on.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// The 4-bit floats of OCP Microscaling Formats 1.0, section 5.3.3.
+static E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The 8-bit floats E4M3 of OFP8: no infinities, and NaN only with all bits set.
+static E4M3: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let (exponent, mantissa) = (code >> 3 & 15, (code & 7) as u32);
+        let magnitude = if exponent == 15 && mantissa == 7 {
+            f32::NAN
+        } else if exponent == 0 {
+            mantissa as f32 * (1.0 / 512.0)
+        } else {
+            f32::from_bits((exponent as u32 + 120) << 23 | mantissa << 20)
+        };
+        table[code] = if code >= 128 { -magnitude } else { magnitude };
+        code += 1;
+    }
+    table
+};

@@ -1,0 +1,212 @@
+//! Linear maps over plain and packed matrices.
+
+mod format;
+mod gemm;
+mod gemv;
+pub(crate) mod tile;
+
+use std::ffi::CStr;
+
+use mlx_quantized::Packed;
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
+
+use crate::element::{Element, with_element};
+use crate::ffi::{self, Kernel};
+use crate::level::Level;
+use crate::view::{View, ViewMut};
+pub(crate) use format::{Format, Matrix};
+pub(crate) use gemm::{Gemm, Weight as Direction};
+
+/// A matrix `[output, input]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// As floats.
+    Dense(&'a Array),
+    /// In packed form.
+    Packed(&'a Packed),
+}
+
+impl<'a> Weight<'a> {
+    fn arrays(self) -> Vec<&'a Array> {
+        match self {
+            Self::Dense(weight) => vec![weight],
+            Self::Packed(p) => [&p.weight, &p.scales].into_iter().chain(&p.biases).collect(),
+        }
+    }
+
+    fn format(self) -> Format {
+        match self {
+            Self::Dense(_) => Format::Dense,
+            Self::Packed(p) => {
+                Format::Packed { mode: p.mode, bits: p.bits as usize, group_size: p.group_size as usize }
+            }
+        }
+    }
+
+    /// Outputs and inputs, if the arrays fit one another.
+    fn shape(self) -> Option<(i32, i32)> {
+        match self {
+            Self::Dense(weight) => {
+                let &[outputs, inputs] = weight.shape() else { return None };
+                is_float(weight.dtype()).then_some((outputs, inputs))
+            }
+            Self::Packed(p) => {
+                let (&[outputs, words], &[rows, groups]) = (p.weight.shape(), p.scales.shape()) else { return None };
+                let inputs = groups * p.group_size;
+                let fits = p.weight.dtype() == Dtype::Uint32
+                    && rows == outputs
+                    && i64::from(inputs) * i64::from(p.bits) == 32 * i64::from(words)
+                    && p.biases.is_some() == p.mode.has_biases()
+                    && p.biases.as_ref().is_none_or(|biases| {
+                        biases.shape() == p.scales.shape() && is_float(biases.dtype())
+                    });
+                (fits && known(p)).then_some((outputs, inputs))
+            }
+        }
+    }
+}
+
+/// The forms that MLX defines.
+fn known(p: &Packed) -> bool {
+    use mlx_quantized::Mode::*;
+    match p.mode {
+        Affine => {
+            matches!(p.bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(p.group_size, 32 | 64 | 128) && is_float(p.scales.dtype())
+        }
+        Mxfp4 | Nvfp4 => p.bits == 4 && matches!(p.group_size, 16 | 32) && p.scales.dtype() == Dtype::Uint8,
+        Mxfp8 => p.bits == 8 && p.group_size == 32 && p.scales.dtype() == Dtype::Uint8,
+    }
+}
+
+pub(crate) fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float32 | Dtype::Bfloat16 | Dtype::Float16)
+}
+
+/// `y = x · weightᵀ + bias` for `x` `[.., input]`, of the type of `x`; `bias` `[output]`.
+///
+/// Sums are in float32. In float32 a row's result does not depend on how many rows there are, not in a bit; with 16-bit
+/// `x`, packed matrices are read in another way for up to four rows, and results may differ by float32's rounding before
+/// they are rounded to 16 bits.
+///
+/// Differentiable with respect to `x`.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn linear(x: &Array, weight: Weight, bias: Option<&Array>) -> Result<Array> {
+    linear_at(current_level()?, x, weight, bias)
+}
+
+pub(crate) fn linear_at(level: Level, x: &Array, weight: Weight, bias: Option<&Array>) -> Result<Array> {
+    let misfit = || {
+        let shapes: Vec<_> = weight.arrays().into_iter().map(|array| (array.shape(), array.dtype())).collect();
+        let bias = bias.map(|bias| (bias.shape(), bias.dtype()));
+        let x = (x.shape(), x.dtype());
+        Exception::custom(format!("a linear map of {shapes:?} with bias {bias:?} does not take {x:?}"))
+    };
+    let (outputs, inputs) = weight.shape().ok_or_else(misfit)?;
+    let biased = bias.is_none_or(|bias| bias.shape() == [outputs] && is_float(bias.dtype()));
+    if !is_float(x.dtype()) || x.shape().last() != Some(&inputs) || !biased {
+        return Err(misfit());
+    }
+    let mut shape = x.shape().to_vec();
+    shape[x.ndim() - 1] = outputs;
+    let kernel = Linear { format: weight.format(), level };
+    let inputs: Vec<&Array> = std::iter::once(x).chain(weight.arrays()).chain(bias).collect();
+    ffi::apply_one(kernel, &inputs, &shape, x.dtype())
+}
+
+pub(crate) fn current_level() -> Result<Level> {
+    Level::current().map_err(Exception::custom)
+}
+
+struct Linear {
+    format: Format,
+    level: Level,
+}
+
+impl Linear {
+    fn compute<T: Element>(&self, inputs: &[View], y: &mut ViewMut) {
+        let (x, rest) = inputs.split_first().expect("x is the first input");
+        let (arrays, bias) = rest.split_at(self.format.num_arrays());
+        let weight = Matrix::new(self.format, arrays);
+        let outputs = arrays[0].dim(0);
+        let (rows, len) = (x.num_rows(), x.last());
+        let bias = bias.first().map(to_f32);
+        let y = y.shared::<T>();
+        if let Matrix::Packed(packed) = &weight
+            && T::DTYPE != Dtype::Float32
+            && rows <= gemv::MOST_VECTORS
+            && gemv::supports(self.format)
+        {
+            return gemv::multiply(self.level, packed, &x.rows::<T>(), (rows, len, outputs), bias.as_deref(), &y);
+        }
+        let gemm = Gemm {
+            level: self.level,
+            dtype: T::DTYPE,
+            rows,
+            len,
+            outputs,
+            weight: &weight,
+            direction: Direction::RowsAreOutputs,
+            bias: bias.as_deref(),
+        };
+        gemm.run(&Matrix::new(Format::Dense, &[*x]), &y);
+    }
+}
+
+impl Kernel for Linear {
+    const NAME: &'static CStr = c"linear";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let y = &mut outputs[0];
+        with_element!(y.dtype(), T => self.compute::<T>(inputs, y));
+    }
+
+    fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
+        let weight: Vec<&Array> = inputs[1..=self.format.num_arrays()].iter().collect();
+        let kernel = Transposed { format: self.format, level: self.level };
+        let arrays: Vec<&Array> = std::iter::once(&cotangents[0]).chain(weight).collect();
+        let gradient = ffi::apply_one(kernel, &arrays, inputs[0].shape(), inputs[0].dtype())?;
+        Ok(std::iter::once(Some(gradient)).chain(inputs[1..].iter().map(|_| None)).collect())
+    }
+}
+
+/// `x · weight`: what takes gradients back.
+struct Transposed {
+    format: Format,
+    level: Level,
+}
+
+impl Kernel for Transposed {
+    const NAME: &'static CStr = c"linear_transposed";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let (x, y) = (&inputs[0], &mut outputs[0]);
+        let weight = Matrix::new(self.format, &inputs[1..]);
+        let gemm = Gemm {
+            level: self.level,
+            dtype: y.dtype(),
+            rows: x.num_rows(),
+            len: x.last(),
+            outputs: y.last(),
+            weight: &weight,
+            direction: Direction::ColumnsAreOutputs,
+            bias: None,
+        };
+        let x = Matrix::new(Format::Dense, &[*x]);
+        with_element!(y.dtype(), T => gemm.run(&x, &y.shared::<T>()));
+    }
+
+    fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
+        let kernel = Linear { format: self.format, level: self.level };
+        let arrays: Vec<&Array> = cotangents[..1].iter().chain(&inputs[1..]).collect();
+        let gradient = ffi::apply_one(kernel, &arrays, inputs[0].shape(), inputs[0].dtype())?;
+        Ok(std::iter::once(Some(gradient)).chain(inputs[1..].iter().map(|_| None)).collect())
+    }
+}
+
+/// A small array as float32.
+pub(crate) fn to_f32(view: &View) -> Vec<f32> {
+    with_element!(view.dtype, T => view.to_slice::<T>().iter().map(|x| x.to_f32()).collect())
+}

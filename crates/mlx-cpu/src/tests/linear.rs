@@ -1,0 +1,80 @@
+use mlx_quantized::{Mode, Packed};
+use mlx_rs::{Array, Dtype};
+
+use super::*;
+use crate::Weight;
+use crate::linear::linear_at;
+
+/// `x · weightᵀ + bias` of float64.
+fn exact(x: &Array, weight: &Array, bias: Option<&Array>) -> Vec<f64> {
+    let (outputs, len) = (weight.dim(0) as usize, weight.dim(1) as usize);
+    let (x, w, b) = (to_f64(x), to_f64(weight), bias.map(to_f64));
+    let mut y = Vec::new();
+    for x in x.chunks(len) {
+        for (n, w) in w.chunks(len).enumerate() {
+            y.push(x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + b.as_ref().map_or(0.0, |b| b[n]));
+        }
+    }
+    assert_eq!(y.len() % outputs, 0);
+    y
+}
+
+#[test]
+fn dense() {
+    for level in levels() {
+        for dtype in FLOATS {
+            for (rows, len, outputs) in [(1, 64, 32), (3, 5, 7), (13, 100, 33), (37, 31, 70), (500, 48, 16)] {
+                let (x, w) = (random(&[rows, len], dtype), random(&[outputs, len], dtype));
+                let bias = random(&[outputs], dtype);
+                for bias in [None, Some(&bias)] {
+                    let y = linear_at(level, &x, Weight::Dense(&w), bias).unwrap();
+                    assert_eq!((y.shape(), y.dtype()), (&[rows, outputs][..], dtype));
+                    assert_near(&y, &exact(&x, &w, bias), &(level, dtype, rows, len, outputs, bias.is_some()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packed() {
+    let modes = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (Mode::Affine, group, bits)));
+    let floating = [(Mode::Mxfp4, 32, 4), (Mode::Nvfp4, 16, 4), (Mode::Mxfp8, 32, 8)];
+    for (mode, group_size, bits) in modes.chain(floating) {
+        for scales in FLOATS {
+            if mode != Mode::Affine && scales != Dtype::Float32 {
+                continue;
+            }
+            let matrix = random(&[45, 3 * 128], scales);
+            let packed = Packed::quantize(&matrix, group_size, bits, mode).unwrap();
+            let plain = packed.clone().map_scales(Dtype::Float32).dequantize(Dtype::Float32).unwrap();
+            for dtype in FLOATS {
+                for rows in [1, 2, 3, 4, 5, 14] {
+                    let x = random(&[rows, 3 * 128], dtype);
+                    let bias = random(&[45], dtype);
+                    let y = exact(&x, &plain, Some(&bias));
+                    for level in levels() {
+                        let what = (level, mode, group_size, bits, scales, dtype, rows);
+                        let got = linear_at(level, &x, Weight::Packed(&packed), Some(&bias)).unwrap();
+                        assert_near(&got, &y, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+trait MapScales {
+    fn map_scales(self, dtype: Dtype) -> Self;
+}
+
+impl MapScales for Packed {
+    /// Affine scales as floats of another type.
+    fn map_scales(mut self, dtype: Dtype) -> Self {
+        if self.mode == Mode::Affine {
+            self.scales = self.scales.as_dtype(dtype).unwrap();
+            self.biases = self.biases.map(|biases| biases.as_dtype(dtype).unwrap());
+        }
+        self
+    }
+}

@@ -1,0 +1,46 @@
+//! Kernels against float64, at every level that this CPU has.
+
+#![allow(clippy::unwrap_used)]
+
+mod linear;
+
+use mlx_rs::{Array, Dtype};
+
+use crate::Level;
+
+const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
+
+/// The levels that this CPU has.
+fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|level| level.is_supported())
+}
+
+/// Numbers from a normal distribution, the same for the same shape.
+fn random(shape: &[i32], dtype: Dtype) -> Array {
+    let seed = shape.iter().fold(7, |seed, &n| seed * 31 + n as u64);
+    let key = mlx_rs::random::key(seed).unwrap();
+    mlx_rs::random::normal::<f32>(shape, None, None, Some(&key)).unwrap().as_dtype(dtype).unwrap()
+}
+
+fn to_f64(array: &Array) -> Vec<f64> {
+    array.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().as_slice::<f32>().iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Distance of `a` to `exact` in units of the length of `exact`.
+fn distance(a: &[f64], exact: &[f64]) -> f64 {
+    assert_eq!(a.len(), exact.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(exact).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied()).max(1e-30)
+}
+
+/// `array` is as near to `exact` as rounding to its type allows, twice that in 16 bits.
+fn assert_near(array: &Array, exact: &[f64], what: &dyn std::fmt::Debug) {
+    let error = distance(&to_f64(array), exact);
+    let rounded: Vec<f64> = match array.dtype() {
+        Dtype::Bfloat16 => exact.iter().map(|&x| half::bf16::from_f64(x).to_f64()).collect(),
+        Dtype::Float16 => exact.iter().map(|&x| half::f16::from_f64(x).to_f64()).collect(),
+        _ => exact.to_vec(),
+    };
+    let allowed = (2.0 * distance(&rounded, exact)).max(3e-6);
+    assert!(error <= allowed, "{what:?}: off by {error:.2e}, where {allowed:.2e} is allowed");
+}
