@@ -1,8 +1,8 @@
 //! The floating-point types of arrays; kernels compute in float32.
 
-use half::{bf16, f16};
 use crate::simd::Simd;
 use crate::view::Plain;
+use half::{bf16, f16};
 
 /// A floating-point type of array elements.
 pub(crate) trait Element: Plain {

@@ -1,31 +1,75 @@
 //! Working memory that threads keep: fresh pages are slow to come by.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::slice;
 
 thread_local! {
-    static KEPT: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `use_it` with `len` words of this thread's, whose contents are arbitrary.
-pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [u32]) -> R) -> R {
-    let mut words = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if words.len() < len {
-        words.resize(len, 0);
+/// A cache line: vectors that start at its beginning load fastest.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u32; WORDS]);
+
+const WORDS: usize = 16;
+
+/// Words of this thread's, whose contents are arbitrary.
+pub(crate) struct Scratch {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new(len: usize) -> Self {
+        let mut lines = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if lines.len() < len.div_ceil(WORDS) {
+            lines.resize(len.div_ceil(WORDS), Line([0; WORDS]));
+        }
+        Self { lines, len }
     }
-    let result = use_it(&mut words[..len]);
-    KEPT.with_borrow_mut(|kept| kept.push(words));
-    result
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        KEPT.with_borrow_mut(|kept| kept.push(lines));
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        // SAFETY: a line is 16 words and nothing else.
+        let words = unsafe { slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * WORDS) };
+        &words[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as above.
+        let words = unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * WORDS) };
+        &mut words[..self.len]
+    }
 }
 
 /// The same memory as float32.
 pub(crate) fn as_floats(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: same size, same alignment, no invalid values.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
+/// The same memory as int16, two to a word.
+pub(crate) fn as_words16(words: &mut [u32]) -> &mut [i16] {
+    // SAFETY: the same memory, less alignment, no invalid values.
+    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
 }
 
 /// The same memory as elements of another type with at most the alignment of a word, two or one to a word.
 pub(crate) fn as_elements<T: crate::element::Element>(words: &mut [u32]) -> &mut [T] {
     let len = size_of_val(words) / size_of::<T>();
     // SAFETY: the same memory; all floats of 32 or 16 bits have no invalid values and no larger alignment.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
+    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
 }

@@ -20,6 +20,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rows of the tile that a matrix kernel keeps in registers; it is two vectors wide.
     const TILE_ROWS: usize;
 
+    /// Asks for the cache line at `from`, which need not exist.
+    fn prefetch(self, from: *const u8);
     fn splat(self, x: f32) -> Self::F;
     /// # Safety
     /// `LANES` elements lie at `from`; so for all loads.
@@ -66,6 +68,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `2 · LANES` words lie at `from`.
     unsafe fn load_words(self, from: *const u16) -> Self::I;
+    /// Whole numbers in the range of int16.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    unsafe fn store_words(self, to: *mut i16, x: Self::F);
     fn and_words(self, a: Self::I, mask: u16) -> Self::I;
     fn shift_words_right<const N: u32>(self, a: Self::I) -> Self::I;
     /// Adds to each 32-bit lane of `sum` the products of its two int16 in `a` and `b`.

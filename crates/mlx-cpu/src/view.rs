@@ -6,7 +6,6 @@ use std::slice;
 
 use mlx_rs::Dtype;
 
-
 /// A type of array elements, all of whose bit patterns are values.
 pub(crate) trait Plain: Copy + Send + Sync + 'static {
     const DTYPE: Dtype;

@@ -1,5 +1,7 @@
 //! How matrices are stored, and how their numbers are read.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 use mlx_quantized::Mode;
 
@@ -39,18 +41,22 @@ pub(crate) struct Packed<'a> {
     pub mode: Mode,
     pub bits: usize,
     pub group_size: usize,
-    codes: Rows<'a, u32>,
+    codes: Cow<'a, [u32]>,
+    /// Words of a row.
+    words: usize,
     scales: Scales<'a>,
     biases: Option<Scales<'a>>,
+    /// Groups of a row.
+    groups: usize,
 }
 
-/// One number per group of a row.
+/// One number per group.
 enum Scales<'a> {
-    F32(Rows<'a, f32>),
-    Bf16(Rows<'a, bf16>),
-    F16(Rows<'a, f16>),
+    F32(Cow<'a, [f32]>),
+    Bf16(Cow<'a, [bf16]>),
+    F16(Cow<'a, [f16]>),
     /// Of the floating modes, 8 bits.
-    Byte(Rows<'a, u8>),
+    Byte(Cow<'a, [u8]>),
 }
 
 impl<'a> Matrix<'a> {
@@ -66,9 +72,11 @@ impl<'a> Matrix<'a> {
                 mode,
                 bits,
                 group_size,
-                codes: arrays[0].rows(),
+                codes: arrays[0].to_slice(),
+                words: arrays[0].last(),
                 scales: Scales::new(&arrays[1]),
                 biases: mode.has_biases().then(|| Scales::new(&arrays[2])),
+                groups: arrays[1].last(),
             }),
         }
     }
@@ -112,39 +120,44 @@ impl Packed<'_> {
     /// The integers of the columns from `start` of row `row`.
     #[inline(always)]
     pub(crate) fn codes<S: Simd>(&self, _: S, row: usize, start: usize, to: &mut [u8]) {
-        let words = self.codes.get(row);
-        let bytes = bytes_of(words);
+        let bytes = bytes_of(self.words(row));
         unpack(self.bits, &bytes[start * self.bits / 8..(start + to.len()) * self.bits / 8], to);
     }
 
     /// The words of row `row` as they are stored.
     #[inline(always)]
     pub(crate) fn words(&self, row: usize) -> &[u32] {
-        self.codes.get(row)
+        &self.codes[row * self.words..(row + 1) * self.words]
     }
 
-    /// The scales of row `row`, or its biases, into `to`, of which there must be as many as groups.
+    /// The scales of row `row` times `factors`, one per group, into `to`.
     #[inline(always)]
-    pub(crate) fn scales<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
-        self.scales.read(s, row, to);
+    pub(crate) fn scales_times<S: Simd>(&self, s: S, row: usize, factors: &[f32], to: &mut [f32]) {
+        self.scales.for_lanes(s, row * self.groups, factors, |at, scales, factors| {
+            let end = to.len().min(at + S::LANES);
+            store_part(s, &mut to[at..end], s.mul(scales, factors));
+        });
     }
 
-    /// As [`scales`](Self::scales).
+    /// `Σ bias · factor` over the groups of row `row`.
     #[inline(always)]
-    pub(crate) fn biases<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
-        match &self.biases {
-            Some(biases) => biases.read(s, row, to),
-            None => to.fill(0.0),
+    pub(crate) fn biases_dot<S: Simd>(&self, s: S, row: usize, factors: &[f32]) -> f32 {
+        let mut sum = s.splat(0.0);
+        if let Some(biases) = &self.biases {
+            biases.for_lanes(s, row * self.groups, factors, |_, biases, factors| {
+                sum = s.mul_add(biases, factors, sum);
+            });
         }
+        s.sum(sum)
     }
 
     /// What `codes`, a part of one group, stand for.
     #[inline(always)]
     fn scaled<S: Simd, T: Element>(&self, s: S, row: usize, group: usize, codes: &[u8], to: &mut [T]) {
-        let scale = self.scales.get(row, group, self.mode);
+        let scale = self.scales.get(row * self.groups + group, self.mode);
         let table = match self.mode {
             Mode::Affine => {
-                let bias = self.biases.as_ref().map_or(0.0, |biases| biases.get(row, group, self.mode));
+                let bias = self.biases.as_ref().map_or(0.0, |biases| biases.get(row * self.groups + group, self.mode));
                 let (scale, bias) = (s.splat(scale), s.splat(bias));
                 for (codes, to) in codes.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
                     let mut lanes = [0; 16];
@@ -168,33 +181,42 @@ impl<'a> Scales<'a> {
     fn new(view: &View<'a>) -> Self {
         use mlx_rs::Dtype::*;
         match view.dtype {
-            Float32 => Self::F32(view.rows()),
-            Bfloat16 => Self::Bf16(view.rows()),
-            Float16 => Self::F16(view.rows()),
-            Uint8 => Self::Byte(view.rows()),
+            Float32 => Self::F32(view.to_slice()),
+            Bfloat16 => Self::Bf16(view.to_slice()),
+            Float16 => Self::F16(view.to_slice()),
+            Uint8 => Self::Byte(view.to_slice()),
             other => unreachable!("scales are floats or bytes, not {other:?}"),
         }
     }
 
+    /// Calls `each` with every vector's worth of the numbers from `start` and of `factors`, and its place in those.
     #[inline(always)]
-    fn read<S: Simd>(&self, s: S, row: usize, to: &mut [f32]) {
+    fn for_lanes<S: Simd>(&self, s: S, start: usize, factors: &[f32], each: impl FnMut(usize, S::F, S::F)) {
+        #[inline(always)]
+        fn all<S: Simd, T: Element>(s: S, scales: &[T], factors: &[f32], mut each: impl FnMut(usize, S::F, S::F)) {
+            let lanes = scales.chunks(S::LANES).zip(factors.chunks(S::LANES));
+            for (i, (scales, factors)) in lanes.enumerate() {
+                each(i * S::LANES, load_part(s, scales), load_part(s, factors));
+            }
+        }
+        let range = start..start + factors.len();
         match self {
-            Self::F32(rows) => convert(s, rows.get(row), to),
-            Self::Bf16(rows) => convert(s, rows.get(row), to),
-            Self::F16(rows) => convert(s, rows.get(row), to),
+            Self::F32(scales) => all(s, &scales[range], factors, each),
+            Self::Bf16(scales) => all(s, &scales[range], factors, each),
+            Self::F16(scales) => all(s, &scales[range], factors, each),
             Self::Byte(_) => unreachable!("affine scales are floats"),
         }
     }
 
     #[inline(always)]
-    fn get(&self, row: usize, group: usize, mode: Mode) -> f32 {
+    fn get(&self, index: usize, mode: Mode) -> f32 {
         match self {
-            Self::F32(rows) => rows.get(row)[group],
-            Self::Bf16(rows) => rows.get(row)[group].to_f32(),
-            Self::F16(rows) => rows.get(row)[group].to_f32(),
+            Self::F32(all) => all[index],
+            Self::Bf16(all) => all[index].to_f32(),
+            Self::F16(all) => all[index].to_f32(),
             // OCP Microscaling Formats 1.0: an E8M0 exponent; NVFP4 has an E4M3 number instead.
-            Self::Byte(rows) if mode == Mode::Nvfp4 => E4M3[usize::from(rows.get(row)[group])],
-            Self::Byte(rows) => f32::from_bits(match rows.get(row)[group] {
+            Self::Byte(all) if mode == Mode::Nvfp4 => E4M3[usize::from(all[index])],
+            Self::Byte(all) => f32::from_bits(match all[index] {
                 0 => 1 << 22, // 2^-127, subnormal
                 exponent => u32::from(exponent) << 23,
             }),
@@ -225,18 +247,23 @@ fn unpack(bits: usize, packed: &[u8], to: &mut [u8]) {
                 to.copy_from_slice(&[byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6]);
             }
         }
-        // Eight numbers are as many bytes as a number has bits.
-        _ => {
-            let mask = (1 << bits) - 1;
-            for (to, bytes) in to.chunks_exact_mut(8).zip(packed.chunks_exact(bits)) {
-                let mut word = [0; 8];
-                word[..bits].copy_from_slice(bytes);
-                let word = u64::from_le_bytes(word);
-                for (i, to) in to.iter_mut().enumerate() {
-                    *to = (word >> (i * bits)) as u8 & mask;
-                }
-            }
-        }
+        3 => spread::<3>(packed, to),
+        5 => spread::<5>(packed, to),
+        6 => spread::<6>(packed, to),
+        _ => unreachable!("no numbers of {bits} bits"),
+    }
+}
+
+/// Eight numbers are as many bytes as a number has bits.
+#[inline(always)]
+fn spread<const BITS: usize>(packed: &[u8], to: &mut [u8]) {
+    let (packed, _) = packed.as_chunks::<BITS>();
+    let (to, _) = to.as_chunks_mut::<8>();
+    for (to, bytes) in to.iter_mut().zip(packed) {
+        let mut word = [0; 8];
+        word[..BITS].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        *to = std::array::from_fn(|i| (word >> (i * BITS)) as u8 & ((1 << BITS) - 1));
     }
 }
 

@@ -7,7 +7,7 @@ use super::tile::Tiles;
 use crate::element::{Element, load_part, store_part};
 use crate::level::Level;
 use crate::pool::parallel;
-use crate::scratch::{as_floats, with_scratch};
+use crate::scratch::{Scratch, as_floats};
 use crate::simd::{Simd, Work};
 use crate::view::SharedMut;
 
@@ -50,45 +50,42 @@ impl Gemm<'_> {
         let (block_rows, width, words) = (tiles.rows(), tiles.width(), tiles.words(self.len));
         let blocks = rows.div_ceil(block_rows);
         let block_len = block_rows * words;
-        with_scratch(blocks * block_len, |left| {
-            let in_block = |block: usize| block_rows.min(rows - block * block_rows);
-            let shared = SharedMut::new(&mut *left);
-            parallel(blocks, |block| {
-                // SAFETY: each task has its own block.
-                let to = unsafe { shared.slice(block * block_len, in_block(block) * words) };
-                tiles.pack_left(x, first + block * block_rows, in_block(block), self.len, to);
-            });
-            let left = &*left;
-            let panels = self.outputs.div_ceil(width);
-            // With few panels, several tasks share one, and each unpacks it for itself.
-            let parts = (2 * crate::pool::threads()).div_ceil(panels).clamp(1, blocks);
-            parallel(panels * parts, |task| {
-                let (panel, part) = (task / parts, task % parts);
-                let columns = panel * width..self.outputs.min((panel + 1) * width);
-                with_scratch(words * width + block_rows * width, |scratch| {
-                    let (panel, tile) = scratch.split_at_mut(words * width);
-                    let tile = as_floats(tile);
-                    match self.direction {
-                        Weight::RowsAreOutputs => {
-                            tiles.pack_rows(self.weight, columns.start, columns.len(), self.len, panel);
-                        }
-                        Weight::ColumnsAreOutputs => {
-                            tiles.pack_columns(self.weight, columns.start, columns.len(), self.len, panel);
-                        }
-                    }
-                    for block in blocks * part / parts..blocks * (part + 1) / parts {
-                        let rows = in_block(block);
-                        tiles.multiply(&left[block * block_len..][..rows * words], rows, panel, tile, false);
-                        for row in 0..rows {
-                            let start = (first + block * block_rows + row) * self.outputs + columns.start;
-                            // SAFETY: each task writes other rows or other columns.
-                            let to = unsafe { y.slice(start, columns.len()) };
-                            let bias = self.bias.map(|bias| &bias[columns.clone()]);
-                            self.level.dispatch(Finish { sums: &tile[row * width..][..columns.len()], bias, to });
-                        }
-                    }
-                });
-            });
+        let in_block = |block: usize| block_rows.min(rows - block * block_rows);
+        let mut left = Scratch::new(blocks * block_len);
+        let shared = SharedMut::new(&mut left);
+        parallel(blocks, |block| {
+            // SAFETY: each task has its own block.
+            let to = unsafe { shared.slice(block * block_len, in_block(block) * words) };
+            tiles.pack_left(x, first + block * block_rows, in_block(block), self.len, to);
+        });
+        let left = &*left;
+        let panels = self.outputs.div_ceil(width);
+        // With few panels, several tasks share one, and each unpacks it for itself.
+        let parts = (2 * crate::pool::threads()).div_ceil(panels).clamp(1, blocks);
+        parallel(panels * parts, |task| {
+            let (panel, part) = (task / parts, task % parts);
+            let columns = panel * width..self.outputs.min((panel + 1) * width);
+            let (mut panel, mut tile) = (Scratch::new(words * width), Scratch::new(block_rows * width));
+            let tile = as_floats(&mut tile);
+            match self.direction {
+                Weight::RowsAreOutputs => {
+                    tiles.pack_rows(self.weight, columns.start, columns.len(), self.len, &mut panel);
+                }
+                Weight::ColumnsAreOutputs => {
+                    tiles.pack_columns(self.weight, columns.start, columns.len(), self.len, &mut panel);
+                }
+            }
+            for block in blocks * part / parts..blocks * (part + 1) / parts {
+                let rows = in_block(block);
+                tiles.multiply(&left[block * block_len..][..rows * words], rows, &panel, tile, false);
+                for row in 0..rows {
+                    let start = (first + block * block_rows + row) * self.outputs + columns.start;
+                    // SAFETY: each task writes other rows or other columns.
+                    let to = unsafe { y.slice(start, columns.len()) };
+                    let bias = self.bias.map(|bias| &bias[columns.clone()]);
+                    self.level.dispatch(Finish { sums: &tile[row * width..][..columns.len()], bias, to });
+                }
+            }
         });
     }
 }

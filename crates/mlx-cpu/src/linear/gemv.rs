@@ -8,15 +8,18 @@
 use mlx_quantized::Mode;
 
 use super::format::{Format, Packed};
-use crate::element::{Element, load_part, store_part};
+use crate::element::{Element, load_part};
 use crate::level::Level;
 use crate::pool::parallel;
-use crate::scratch::{as_floats, with_scratch};
+use crate::scratch::{Scratch, as_floats, as_words16};
 use crate::simd::{Simd, Work};
 use crate::view::{Rows, SharedMut};
 
 /// The most vectors that are multiplied at once; more of them are better off as a matrix.
 pub(crate) const MOST_VECTORS: usize = 4;
+
+/// Bytes of the matrix between what is asked of memory and what is used.
+const AHEAD: usize = 4096;
 
 /// Rows of the matrix that one task takes.
 const ROWS_PER_TASK: usize = 64;
@@ -35,8 +38,7 @@ pub(crate) fn multiply<T: Element>(
     bias: Option<&[f32]>,
     y: &SharedMut<T>,
 ) {
-    let vectors: Vec<Vector> =
-        (0..rows).map(|row| level.dispatch(Quantize { x: x.get(row), weight, len })).collect();
+    let vectors: Vec<Vector> = (0..rows).map(|row| level.dispatch(Quantize { x: x.get(row), weight, len })).collect();
     parallel(outputs.div_ceil(ROWS_PER_TASK), |task| {
         let first = task * ROWS_PER_TASK;
         let end = outputs.min(first + ROWS_PER_TASK);
@@ -56,7 +58,7 @@ pub(crate) fn multiply<T: Element>(
 /// A vector as integers.
 struct Vector {
     /// In the order in which [`dot`] meets them, with zeros at the end.
-    q: Vec<i16>,
+    q: Scratch,
     /// Of each group, with zeros at the end.
     scales: Vec<f32>,
     /// `scale · Σ q` of each group.
@@ -91,14 +93,15 @@ impl<T: Element> Work for Quantize<'_, T> {
             }
             let scale = s.largest(largest) / 32767.0;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            let mut sum = 0;
-            for (q, x) in q[group * group_size..].iter_mut().zip(x) {
-                // Adding 1.5 · 2²³ rounds to a whole number.
-                *q = (x.to_f32() * inverse + 12_582_912.0 - 12_582_912.0) as i32 as i16;
-                sum += i32::from(*q);
+            let mut sum = s.splat(0.0);
+            for (x, q) in x.chunks(S::LANES).zip(q[group * group_size..].chunks_exact_mut(S::LANES)) {
+                let whole = s.round(s.mul(load_part(s, x), s.splat(inverse)));
+                sum = s.add(sum, whole);
+                // SAFETY: there is room for so many, as checked.
+                unsafe { s.store_words(q.as_mut_ptr(), whole) };
             }
             scales[group] = scale;
-            sums[group] = scale * sum as f32;
+            sums[group] = scale * s.sum(sum);
         }
         let q = match per_word {
             2 => in_places::<S, 2>(&q),
@@ -111,17 +114,18 @@ impl<T: Element> Work for Quantize<'_, T> {
 
 /// Of each step, first the numbers that are multiplied with the lowest bits of its words, then those with the next.
 #[inline(always)]
-fn in_places<S: Simd, const PER_WORD: usize>(q: &[i16]) -> Vec<i16> {
+fn in_places<S: Simd, const PER_WORD: usize>(q: &[i16]) -> Scratch {
     let words = 2 * S::LANES;
-    let mut placed = vec![0; q.len()];
-    for (q, placed) in q.chunks_exact(words * PER_WORD).zip(placed.chunks_exact_mut(words * PER_WORD)) {
-        for word in 0..words {
-            for place in 0..PER_WORD {
-                placed[place * words + word] = q[word * PER_WORD + place];
+    let mut all = Scratch::new(q.len() / 2);
+    let steps = as_words16(&mut all).chunks_exact_mut(words * PER_WORD);
+    for (q, placed) in q.chunks_exact(words * PER_WORD).zip(steps) {
+        for (place, placed) in placed.chunks_exact_mut(words).enumerate() {
+            for (placed, q) in placed.iter_mut().zip(q.chunks_exact(PER_WORD)) {
+                *placed = q[place];
             }
         }
     }
-    placed
+    all
 }
 
 struct SomeRows<'a> {
@@ -137,123 +141,99 @@ impl Work for SomeRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        // Rows that are computed together share the loads of the vectors.
         match self.vectors.len() {
-            1 => self.by_bits::<S, 4, 1>(s),
-            2 => self.by_bits::<S, 2, 2>(s),
-            3 => self.by_bits::<S, 2, 3>(s),
-            _ => self.by_bits::<S, 2, 4>(s),
+            1 => self.by_bits::<S, 1>(s),
+            2 => self.by_bits::<S, 2>(s),
+            3 => self.by_bits::<S, 3>(s),
+            _ => self.by_bits::<S, 4>(s),
         }
     }
 }
 
 impl SomeRows<'_> {
     #[inline(always)]
-    fn by_bits<S: Simd, const R: usize, const V: usize>(&mut self, s: S) {
+    fn by_bits<S: Simd, const V: usize>(&mut self, s: S) {
         match stored_bits(self.weight.bits) {
-            2 => self.rows::<S, R, V, 2>(s),
-            4 => self.rows::<S, R, V, 4>(s),
-            _ => self.rows::<S, R, V, 8>(s),
+            2 => self.rows::<S, V, 2>(s),
+            4 => self.rows::<S, V, 4>(s),
+            _ => self.rows::<S, V, 8>(s),
         }
     }
 
     #[inline(always)]
-    fn rows<S: Simd, const R: usize, const V: usize, const BITS: usize>(&mut self, s: S) {
+    fn rows<S: Simd, const V: usize, const BITS: usize>(&mut self, s: S) {
         let groups = self.len / self.weight.group_size;
-        // Room for a whole vector of words, and for one of scales, after the last.
-        let row_words = (self.len * BITS / 8 + 64).div_ceil(4);
-        let row_scales = groups + 2 * S::LANES;
         let spread = BITS != self.weight.bits;
-        with_scratch(R * (row_words + (1 + V) * row_scales), |scratch| {
-            let (words, scales) = scratch.split_at_mut(R * row_words);
-            let (biases, scales) = as_floats(scales).split_at_mut(R * row_scales);
-            scales.fill(0.0);
-            for first in (self.first..self.end).step_by(R) {
-                let mut numbers = [std::ptr::null(); R];
-                for r in 0..R {
-                    // The last rows may stand in for rows that are not there.
-                    let row = (first + r).min(self.end - 1);
-                    let biases = &mut biases[r * row_scales..][..groups];
-                    let scales = &mut scales[r * V * row_scales..][..V * row_scales];
-                    self.weight.scales(s, row, &mut scales[..groups]);
-                    self.weight.biases(s, row, biases);
-                    for v in (0..V).rev() {
-                        let (w_scales, v_scales) = scales.split_at_mut(v * row_scales);
-                        let w_scales = if v > 0 { Some(&w_scales[..groups]) } else { None };
-                        scale_by(s, &mut v_scales[..groups], w_scales, &self.vectors[v].scales[..groups]);
-                    }
-                    numbers[r] = if spread {
-                        let bytes = bytes_of(&mut words[r * row_words..][..row_words]);
-                        self.weight.codes(s, row, 0, &mut bytes[..self.len]);
-                        bytes.as_ptr()
-                    } else {
-                        self.weight.words(row).as_ptr().cast()
-                    };
-                }
-                let ends = if spread { None } else { Some(&mut words[..]) };
-                // SAFETY: R rows of `len` numbers lie there, and the scratch has the room that `dot` asks for.
-                let sums = unsafe { self.dot::<S, R, V, BITS>(s, numbers, ends, row_words, scales, row_scales) };
-                for (r, sums) in sums.iter().enumerate().take(self.end - first) {
-                    for (v, &sum) in sums.iter().enumerate() {
-                        let biased = dot_floats(s, &biases[r * row_scales..][..groups], &self.vectors[v].sums);
-                        self.sums[v][first + r - self.first] = sum + biased;
-                    }
-                }
+        // Room for a whole vector of words, and for one of scales, after the last.
+        let mut numbers = Scratch::new((self.len * BITS / 8 + 64).div_ceil(4));
+        let mut scales = Scratch::new(V * (groups + 2 * S::LANES));
+        let scales = as_floats(&mut scales);
+        scales.fill(0.0);
+        for row in self.first..self.end {
+            let mut biased = [0.0; V];
+            for ((vector, scales), biased) in
+                self.vectors.iter().zip(scales.chunks_exact_mut(groups + 2 * S::LANES)).zip(&mut biased)
+            {
+                self.weight.scales_times(s, row, &vector.scales[..groups], scales);
+                *biased = self.weight.biases_dot(s, row, &vector.sums);
             }
-        });
+            let sums = if spread {
+                self.weight.codes(s, row, 0, &mut bytes_of(&mut numbers)[..self.len]);
+                // SAFETY: the scratch has the row's numbers, and the room that `dot` asks for.
+                unsafe { self.dot::<S, V, BITS>(s, numbers.as_ptr().cast(), None, scales) }
+            } else {
+                let (row, end) = (self.weight.words(row), Some(bytes_of(&mut numbers)));
+                // SAFETY: as above.
+                unsafe { self.dot::<S, V, BITS>(s, row.as_ptr().cast(), end, scales) }
+            };
+            for v in 0..V {
+                self.sums[v][row - self.first] = sums[v] + biased[v];
+            }
+        }
     }
 
-    /// `Σ scale · Σ w q`, for R rows by V vectors.
+    /// `Σ scale · Σ w q` of a row with each of V vectors.
     ///
     /// # Safety
-    /// `len` numbers of `BITS` bits at each of `numbers`; if `ends` are given, no more of them may be read than that,
-    /// and they have `row_words` words for each row's last step. `scales` has `row_scales` floats for each of R times V.
+    /// `len` numbers of `BITS` bits lie at `numbers`, and those of a whole step after the last may be read; if not, there
+    /// is an `end` to copy the last step to. `scales` has a vector's lanes after those of the groups, for each of V.
     #[inline(always)]
-    unsafe fn dot<S: Simd, const R: usize, const V: usize, const BITS: usize>(
+    unsafe fn dot<S: Simd, const V: usize, const BITS: usize>(
         &self,
         s: S,
-        mut numbers: [*const u8; R],
-        ends: Option<&mut [u32]>,
-        row_words: usize,
+        mut numbers: *const u8,
+        mut end: Option<&mut [u8]>,
         scales: &[f32],
-        row_scales: usize,
-    ) -> [[f32; V]; R] {
-        let per_word = 16 / BITS;
-        let words = 2 * S::LANES;
-        let step = words * per_word;
+    ) -> [f32; V] {
+        let bytes = 4 * S::LANES;
+        let step = bytes * 8 / BITS;
         let steps = self.len.div_ceil(step);
-        // A lane holds two words, so this many lanes belong to a group.
-        let group_lanes = self.weight.group_size / (2 * per_word);
-        let mut sums = [[s.splat(0.0); V]; R];
-        let mut ends = ends.filter(|_| self.len % step > 0);
+        // A lane has 32 bits, so this many of them belong to a group.
+        let lanes_log2 = (self.weight.group_size * BITS / 32).trailing_zeros();
+        let row_scales = scales.len() / V;
+        let mut sums = [s.splat(0.0); V];
         for at in 0..steps {
-            if at + 1 == steps
-                && let Some(ends) = &mut ends
+            if (at + 1) * step > self.len
+                && let Some(end) = &mut end
             {
-                for (r, numbers) in numbers.iter_mut().enumerate() {
-                    let end = bytes_of(&mut ends[r * row_words..][..row_words]);
-                    let (done, rest) = (at * step * BITS / 8, self.len % step * BITS / 8);
-                    // SAFETY: `rest` bytes of the row are left, and a step is at most 64 bytes.
-                    unsafe { std::ptr::copy_nonoverlapping(numbers.add(done), end.as_mut_ptr(), rest) };
-                    // What follows is multiplied with zeros.
-                    *numbers = end.as_ptr().wrapping_sub(done);
-                }
+                let rest = self.len % step * BITS / 8;
+                // SAFETY: `rest` bytes of the row are left, and a step is at most 64 bytes.
+                unsafe { std::ptr::copy_nonoverlapping(numbers.add(at * bytes), end.as_mut_ptr(), rest) };
+                // What follows is multiplied with zeros.
+                numbers = end.as_ptr().wrapping_sub(at * bytes);
             }
-            let first_group = at * S::LANES / group_lanes;
-            for r in 0..R {
-                // SAFETY: by this function's own conditions, and by the room behind the last word and scale.
-                unsafe {
-                    let packed = s.load_words(numbers[r].wrapping_add(at * 2 * words).cast());
-                    let dots = self.step::<S, V, BITS>(s, packed, at * step);
-                    for (v, dot) in dots.into_iter().enumerate() {
-                        let scales = scales.as_ptr().add((r * V + v) * row_scales + first_group);
-                        let scales = s.repeat_each(scales, group_lanes.trailing_zeros());
-                        sums[r][v] = s.mul_add(s.to_float(dot), scales, sums[r][v]);
-                    }
+            let packed = numbers.wrapping_add(at * bytes);
+            s.prefetch(packed.wrapping_add(AHEAD));
+            // SAFETY: by this function's own conditions.
+            unsafe {
+                let dots = self.step::<S, V, BITS>(s, s.load_words(packed.cast()), at * step);
+                for v in 0..V {
+                    let scales = scales.as_ptr().add(v * row_scales + ((at * S::LANES) >> lanes_log2));
+                    sums[v] = s.mul_add(s.to_float(dots[v]), s.repeat_each(scales, lanes_log2), sums[v]);
                 }
             }
         }
-        sums.map(|sums| sums.map(|sum| s.sum(sum)))
+        sums.map(|sum| s.sum(sum))
     }
 
     /// The integers' part of a step that starts at number `start`.
@@ -282,7 +262,7 @@ impl SomeRows<'_> {
                     for v in 0..V {
                         // SAFETY: by this function's own condition.
                         let q = unsafe {
-                            s.load_words(self.vectors[v].q.as_ptr().add(start + $place * 2 * S::LANES).cast())
+                            s.load_words(self.vectors[v].q.as_ptr().cast::<u16>().add(start + $place * 2 * S::LANES))
                         };
                         dots[v] = s.dot_words(dots[v], numbers, q);
                     }
@@ -292,27 +272,6 @@ impl SomeRows<'_> {
         places!(0 1 2 3 4 5 6 7);
         dots
     }
-}
-
-/// `to = a · b`, of `to` itself where there is no `a`.
-#[inline(always)]
-fn scale_by<S: Simd>(s: S, to: &mut [f32], a: Option<&[f32]>, b: &[f32]) {
-    for (i, (to, b)) in to.chunks_mut(S::LANES).zip(b.chunks(S::LANES)).enumerate() {
-        let a = match a {
-            Some(a) => load_part(s, &a[i * S::LANES..]),
-            None => load_part(s, to),
-        };
-        store_part(s, to, s.mul(a, load_part(s, b)));
-    }
-}
-
-#[inline(always)]
-fn dot_floats<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut sum = s.splat(0.0);
-    for (a, b) in a.chunks(S::LANES).zip(b.chunks(S::LANES)) {
-        sum = s.mul_add(load_part(s, a), load_part(s, b), sum);
-    }
-    s.sum(sum)
 }
 
 fn bytes_of(words: &mut [u32]) -> &mut [u8] {

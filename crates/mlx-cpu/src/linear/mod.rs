@@ -58,9 +58,9 @@ impl<'a> Weight<'a> {
                     && rows == outputs
                     && i64::from(inputs) * i64::from(p.bits) == 32 * i64::from(words)
                     && p.biases.is_some() == p.mode.has_biases()
-                    && p.biases.as_ref().is_none_or(|biases| {
-                        biases.shape() == p.scales.shape() && is_float(biases.dtype())
-                    });
+                    && p.biases
+                        .as_ref()
+                        .is_none_or(|biases| biases.shape() == p.scales.shape() && is_float(biases.dtype()));
                 (fits && known(p)).then_some((outputs, inputs))
             }
         }
@@ -72,7 +72,9 @@ fn known(p: &Packed) -> bool {
     use mlx_quantized::Mode::*;
     match p.mode {
         Affine => {
-            matches!(p.bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(p.group_size, 32 | 64 | 128) && is_float(p.scales.dtype())
+            matches!(p.bits, 2 | 3 | 4 | 5 | 6 | 8)
+                && matches!(p.group_size, 32 | 64 | 128)
+                && is_float(p.scales.dtype())
         }
         Mxfp4 | Nvfp4 => p.bits == 4 && matches!(p.group_size, 16 | 32) && p.scales.dtype() == Dtype::Uint8,
         Mxfp8 => p.bits == 8 && p.group_size == 32 && p.scales.dtype() == Dtype::Uint8,

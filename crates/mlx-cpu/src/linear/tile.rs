@@ -8,7 +8,7 @@ use mlx_rs::Dtype;
 
 use super::format::Matrix;
 use crate::level::Level;
-use crate::scratch::{as_elements, with_scratch};
+use crate::scratch::{Scratch, as_elements};
 use crate::simd::{Simd, Work};
 
 /// How tiles are multiplied.
@@ -73,22 +73,20 @@ impl Tiles {
             // Its tiles take rows as they are.
             return self.read_rows(matrix, first, rows, len, block);
         }
-        with_scratch(rows * self.words(len), |read| {
-            self.read_rows(matrix, first, rows, len, read);
-            self.level.dispatch(Transpose { from: read, rows, to: block, width: rows });
-        });
+        let mut read = Scratch::new(rows * self.words(len));
+        self.read_rows(matrix, first, rows, len, &mut read);
+        self.level.dispatch(Transpose { from: &read, rows, to: block, width: rows });
     }
 
     /// The rows `first..first + rows` of `matrix` as the columns of a panel; zeros in the rest of it.
     pub(crate) fn pack_rows(self, matrix: &Matrix, first: usize, rows: usize, len: usize, panel: &mut [u32]) {
         let width = self.width();
-        with_scratch(rows * self.words(len), |read| {
-            self.read_rows(matrix, first, rows, len, read);
-            if rows < width {
-                panel.fill(0);
-            }
-            self.level.dispatch(Transpose { from: read, rows, to: panel, width });
-        });
+        let mut read = Scratch::new(rows * self.words(len));
+        self.read_rows(matrix, first, rows, len, &mut read);
+        if rows < width {
+            panel.fill(0);
+        }
+        self.level.dispatch(Transpose { from: &read, rows, to: panel, width });
     }
 
     /// The columns `first..first + columns` of the `len` rows of `matrix` as those of a panel; zeros in the rest of it.

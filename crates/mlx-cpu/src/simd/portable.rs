@@ -21,6 +21,8 @@ impl Simd for Portable {
     const TILE_ROWS: usize = 4;
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         [x; LANES]
     }
@@ -72,7 +74,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         // Arm always has the fused instruction; where it is missing, `f32::mul_add` is a slow function.
-        if cfg!(target_arch = "aarch64") { from_fn(|i| a[i].mul_add(b[i], c[i])) } else { from_fn(|i| a[i] * b[i] + c[i]) }
+        if cfg!(target_arch = "aarch64") {
+            from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            from_fn(|i| a[i] * b[i] + c[i])
+        }
     }
     #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
@@ -111,6 +117,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_words(self, from: *const u16) -> Self::I {
         from.cast::<Self::I>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, to: *mut i16, x: Self::F) {
+        to.cast::<[i16; LANES]>().write_unaligned(x.map(|x| x as i16));
     }
     #[inline(always)]
     fn and_words(self, a: Self::I, mask: u16) -> Self::I {

@@ -49,6 +49,10 @@ impl Simd for Avx2 {
     const TILE_ROWS: usize = 6;
 
     #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        has!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         has!(_mm256_set1_ps(x))
     }
@@ -159,6 +163,12 @@ impl Simd for Avx2 {
         _mm256_loadu_si256(from.cast())
     }
     #[inline(always)]
+    unsafe fn store_words(self, to: *mut i16, x: Self::F) {
+        let wide = _mm256_cvtps_epi32(x);
+        let packed = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+        _mm_storeu_si128(to.cast(), packed);
+    }
+    #[inline(always)]
     fn and_words(self, a: Self::I, mask: u16) -> Self::I {
         has!(_mm256_and_si256(a, _mm256_set1_epi16(mask as i16)))
     }
@@ -200,6 +210,10 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
 
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        has!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         has!(_mm512_set1_ps(x))
@@ -300,6 +314,10 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
     #[inline(always)]
     unsafe fn load_words(self, from: *const u16) -> Self::I {
         _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, to: *mut i16, x: Self::F) {
+        _mm256_storeu_si256(to.cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
     }
     #[inline(always)]
     fn and_words(self, a: Self::I, mask: u16) -> Self::I {

@@ -23,7 +23,15 @@ fn random(shape: &[i32], dtype: Dtype) -> Array {
 }
 
 fn to_f64(array: &Array) -> Vec<f64> {
-    array.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().as_slice::<f32>().iter().map(|&x| f64::from(x)).collect()
+    array
+        .as_dtype(Dtype::Float32)
+        .unwrap()
+        .contiguous()
+        .unwrap()
+        .as_slice::<f32>()
+        .iter()
+        .map(|&x| f64::from(x))
+        .collect()
 }
 
 /// Distance of `a` to `exact` in units of the length of `exact`.

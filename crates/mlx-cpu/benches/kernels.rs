@@ -1,0 +1,112 @@
+//! Kernels at the shapes of Phi-3.5-vision, as shares of what the machine can do at that moment.
+//!
+//! `cargo bench -p mlx-cpu [-- FILTER]`. Machines are shared and noisy: before and after each kernel, the same threads
+//! measure the peak that bounds it, and the share is the median of the kernel against the median of those.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod peak;
+
+use std::time::Instant;
+
+use mlx_cpu::{Weight, linear};
+use mlx_quantized::{Mode, Packed};
+use mlx_rs::{Array, Dtype};
+
+use peak::Peak;
+
+/// Repeats of one measurement.
+const REPEATS: usize = 7;
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    println!("{}, {} threads", mlx_cpu::Level::current().unwrap(), mlx_cpu::threads());
+    println!("{:<44} {:>10} {:>16} {:>16} {:>6}", "kernel", "time", "speed", "peak", "share");
+    let bench = |name: &str, work: f64, peak: Peak, run: &dyn Fn(usize) -> Array| {
+        if name.contains(&filter) {
+            measure(name, work, peak, run);
+        }
+    };
+    linears(&bench);
+}
+
+type Bench<'a> = &'a dyn Fn(&str, f64, Peak, &dyn Fn(usize) -> Array);
+
+/// Calls of a kernel that is bound by memory, one after another as in a forward pass, each with its own weights.
+const CALLS: usize = 8;
+
+/// `work` is bytes or operations, whichever `peak` counts.
+fn measure(name: &str, work: f64, peak: Peak, run: &dyn Fn(usize) -> Array) {
+    let calls = if matches!(peak, Peak::Read) { CALLS } else { 1 };
+    let mut times = Vec::new();
+    let mut peaks = Vec::new();
+    run(0).eval().unwrap();
+    for _ in 0..REPEATS {
+        peaks.push(peak.measure());
+        let outputs: Vec<Array> = (0..calls).map(run).collect();
+        let start = Instant::now();
+        mlx_rs::transforms::eval(&outputs).unwrap();
+        times.push(start.elapsed() / calls as u32);
+    }
+    times.sort();
+    peaks.sort_by(f64::total_cmp);
+    let (time, best) = (times[REPEATS / 2], peaks[REPEATS / 2]);
+    let speed = work / time.as_secs_f64();
+    let unit = peak.unit();
+    let milliseconds = time.as_secs_f64() * 1e3;
+    println!(
+        "{name:<44} {milliseconds:>7.2} ms {:>9.1} {unit:<6} {:>9.1} {unit:<6} {:>5.1} %",
+        speed / 1e9,
+        best / 1e9,
+        100.0 * speed / best
+    );
+}
+
+fn random(shape: &[i32], dtype: Dtype) -> Array {
+    let array = mlx_rs::random::normal::<f32>(shape, None, None, None).unwrap().as_dtype(dtype).unwrap();
+    array.eval().unwrap();
+    array
+}
+
+fn linears(bench: Bench) {
+    for (name, outputs, inputs) in
+        [("qkv_proj", 9216, 3072), ("gate_up_proj", 16384, 3072), ("down_proj", 3072, 8192), ("lm_head", 32064, 3072)]
+    {
+        for bits in [4, 8, 3] {
+            let packed: Vec<Packed> = (0..CALLS).map(|_| random_packed(outputs, inputs, bits)).collect();
+            let bytes = f64::from(outputs) * f64::from(inputs) * (f64::from(bits) + 0.5) / 8.0;
+            for rows in [1, 4, 64, 512] {
+                if bits != 4 && rows == 64 || rows > 1 && name == "lm_head" || bits == 3 && name != "down_proj" {
+                    continue;
+                }
+                let x = random(&[rows, inputs], Dtype::Bfloat16);
+                let flops = 2.0 * f64::from(rows) * f64::from(outputs) * f64::from(inputs);
+                let (work, peak) =
+                    if rows <= 4 { (bytes, Peak::Read) } else { (flops, Peak::products(Dtype::Bfloat16)) };
+                bench(&format!("{name} {bits} bits, {rows} rows"), work, peak, &|i| {
+                    linear(&x, Weight::Packed(&packed[i]), None).unwrap()
+                });
+            }
+        }
+    }
+    for dtype in [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32] {
+        for (name, rows, outputs, inputs) in [("CLIP fc1, 2 tiles", 1154, 4096, 1024), ("CLIP fc2", 1154, 1024, 4096)] {
+            let (x, weight) = (random(&[rows, inputs], dtype), random(&[outputs, inputs], dtype));
+            let flops = 2.0 * f64::from(rows) * f64::from(outputs) * f64::from(inputs);
+            bench(&format!("{name} {dtype:?}"), flops, Peak::products(dtype), &|_| {
+                linear(&x, Weight::Dense(&weight), None).unwrap()
+            });
+        }
+    }
+}
+
+/// Random numbers in MLX's affine form; packing real ones takes MLX minutes.
+fn random_packed(outputs: i32, inputs: i32, bits: i32) -> Packed {
+    let words = mlx_rs::random::randint::<_, i32>(i32::MIN, i32::MAX, &[outputs, inputs * bits / 32], None).unwrap();
+    let weight = words.view_dtype(Dtype::Uint32).unwrap();
+    let grouped = [outputs, inputs / 64];
+    let scales = random(&grouped, Dtype::Bfloat16);
+    let biases = random(&grouped, Dtype::Bfloat16);
+    weight.eval().unwrap();
+    Packed { weight, scales, biases: Some(biases), group_size: 64, bits, mode: Mode::Affine }
+}
