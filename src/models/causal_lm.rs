@@ -134,7 +134,7 @@ impl<B: Block> Model for CausalLm<B> {
 
     fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {
         let past = cache.len() as i32;
-        let mask = Mask::causal(past, x.dim(1), self.sliding_window)?;
+        let mask = self.sliding_window.map_or(Mask::Causal, |window| Mask::Window(window as usize));
         let step = Step { rope: &self.rope, factors: cache.factors, past, mask };
         let mut x = x.clone();
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {

@@ -9,7 +9,7 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
 use crate::checkpoint::Scope;
-use crate::nn::{LayerNorm, Linear, Mask, attention, merge_heads, quick_gelu, split_heads};
+use crate::nn::{LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
 use crate::processor::TILE;
 
 /// Phi-3-vision's `img_processor`, as far as the tower goes. Published checkpoints leave the tower's measures to the
@@ -107,7 +107,7 @@ impl Attention {
         let keys = split_heads(&self.k_proj.forward(x)?, self.heads)?;
         let values = split_heads(&self.v_proj.forward(x)?, self.heads)?;
         let scale = (queries.dim(-1) as f32).powf(-0.5);
-        self.out_proj.forward(&merge_heads(&attention(&queries, &keys, &values, scale, &Mask::Full)?)?)
+        self.out_proj.forward(&attention(&queries, &keys, &values, scale, Mask::Full)?)
     }
 }
 
@@ -147,8 +147,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        let x = x.add(self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
-        x.add(self.mlp.forward(&self.layer_norm2.forward(&x)?)?)
+        let x = add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
+        add(&x, &self.mlp.forward(&self.layer_norm2.forward(&x)?)?)
     }
 }
 

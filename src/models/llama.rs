@@ -9,7 +9,7 @@ use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
-use crate::nn::{Linear, RmsNorm, attention, merge_heads, silu, split_heads};
+use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["llama", "mistral"],
@@ -54,8 +54,7 @@ impl Attention {
         let values = split_heads(&self.v_proj.forward(x)?, kv_heads)?;
         let (keys, values) = cache.update(&step.rotate(&keys)?, &values)?; // [batch, kv_heads, past + n, head_dim]
         let scale = (self.head_dim as f32).powf(-0.5);
-        let mixed = attention(&step.rotate(&queries)?, &keys, &values, scale, &step.mask)?;
-        self.o_proj.forward(&merge_heads(&mixed)?)
+        self.o_proj.forward(&attention(&step.rotate(&queries)?, &keys, &values, scale, step.mask)?)
     }
 }
 
@@ -76,7 +75,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.forward(&silu(&self.gate_proj.forward(x)?)?.multiply(self.up_proj.forward(x)?)?)
+        self.down_proj.forward(&swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
     }
 }
 
@@ -101,7 +100,7 @@ impl Block {
 
 impl causal_lm::Block for Block {
     fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
-        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
-        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }

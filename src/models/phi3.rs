@@ -10,7 +10,7 @@ use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
-use crate::nn::{Linear, RmsNorm, attention, merge_heads, silu, split_heads};
+use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],
@@ -57,7 +57,7 @@ impl Attention {
         let values = split_heads(&parts[2], kv_heads)?;
         let (keys, values) = cache.update(&keys, &values)?; // [batch, kv_heads, past + n, head_dim]
         let scale = (head_dim as f32).powf(-0.5);
-        self.o_proj.forward(&merge_heads(&attention(&queries, &keys, &values, scale, &step.mask)?)?)
+        self.o_proj.forward(&attention(&queries, &keys, &values, scale, step.mask)?)
     }
 }
 
@@ -76,7 +76,7 @@ impl Mlp {
 
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
         let gate_up = split_equal(self.gate_up_proj.forward(x)?, 2, -1)?; // twice [batch, n, intermediate_size]
-        self.down_proj.forward(&silu(&gate_up[0])?.multiply(&gate_up[1])?)
+        self.down_proj.forward(&swiglu(&gate_up[0], &gate_up[1])?)
     }
 }
 
@@ -101,7 +101,7 @@ impl Block {
 
 impl causal_lm::Block for Block {
     fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
-        let x = x.add(self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
-        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }

@@ -1,44 +1,41 @@
-//! Scaled dot-product attention and the reshapes around it.
+//! Scaled dot-product attention and the split into heads before it.
 
+pub use mlx_cpu::Mask;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::arange;
 use mlx_rs::{Array, Dtype};
 
-/// Which keys a query sees.
-pub enum Mask {
-    /// All of them.
-    Full,
-    /// Those at its own position and before; the last query stands at the last key.
-    Causal,
-    /// `[queries, keys]`, true where seen.
-    Window(Array),
-}
+use super::on_cpu;
 
-impl Mask {
-    /// For `new` queries after `past` cached positions: causal, and of the earlier positions only the last
-    /// `sliding_window` (the query's own included) where the sequence is longer than that.
-    pub fn causal(past: i32, new: i32, sliding_window: Option<i32>) -> Result<Self> {
-        let total = past + new;
-        let Some(window) = sliding_window.filter(|&window| window < total) else { return Ok(Self::Causal) };
-        let queries = arange::<_, i32>(past, total, None)?.reshape(&[new, 1])?;
-        let keys = arange::<_, i32>(None, total, None)?;
-        let seen = keys.le(&queries)?.logical_and(keys.gt(&queries.subtract(Array::from_int(window))?)?)?;
-        Ok(Self::Window(seen.as_dtype(Dtype::Bool)?))
-    }
-}
-
-/// `softmax(scale · queries · keysᵀ) · values` (Vaswani et al. 2017, equation 1) per head.
+/// `softmax(scale · queries · keysᵀ) · values` (Vaswani et al. 2017, equation 1) per head, with the heads side by side
+/// in the result, `[batch, n, heads · head_dim]`.
 ///
-/// Queries `[batch, heads, new, head_dim]`, keys and values `[batch, kv_heads, total, head_dim]`, where every
+/// Queries `[batch, heads, n, head_dim]`, keys and values `[batch, kv_heads, total, head_dim]`, where every
 /// `heads / kv_heads` consecutive query heads share one key head.
-pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    let mask = match mask {
-        Mask::Full => None,
-        Mask::Causal => Some(ScaledDotProductAttentionMask::Causal),
-        Mask::Window(seen) => Some(ScaledDotProductAttentionMask::Array(seen)),
+pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask: Mask) -> Result<Array> {
+    if on_cpu() {
+        return mlx_cpu::attention(queries, keys, values, scale, mask, None);
+    }
+    let (n, total) = (queries.dim(2), keys.dim(2));
+    let seen = match mask {
+        Mask::Window(window) if (window as i32) < total => Some(window_mask(n, total, window as i32)?),
+        _ => None,
     };
-    scaled_dot_product_attention(queries, keys, values, scale, mask, None)
+    let mask = match (mask, &seen) {
+        (Mask::Full, _) => None,
+        (_, Some(seen)) => Some(ScaledDotProductAttentionMask::Array(seen)),
+        _ => Some(ScaledDotProductAttentionMask::Causal),
+    };
+    merge_heads(&scaled_dot_product_attention(queries, keys, values, scale, mask, None)?)
+}
+
+/// `[n, total]`, true where the query sees the key.
+fn window_mask(n: i32, total: i32, window: i32) -> Result<Array> {
+    let queries = arange::<_, i32>(total - n, total, None)?.reshape(&[n, 1])?;
+    let keys = arange::<_, i32>(None, total, None)?;
+    let seen = keys.le(&queries)?.logical_and(keys.gt(&queries.subtract(Array::from_int(window))?)?)?;
+    seen.as_dtype(Dtype::Bool)
 }
 
 /// `[batch, n, heads · head_dim] -> [batch, heads, n, head_dim]`
@@ -47,7 +44,7 @@ pub fn split_heads(x: &Array, heads: i32) -> Result<Array> {
 }
 
 /// `[batch, heads, n, head_dim] -> [batch, n, heads · head_dim]`
-pub fn merge_heads(x: &Array) -> Result<Array> {
+fn merge_heads(x: &Array) -> Result<Array> {
     let [batch, _, n, _] = x.shape() else { unreachable!("attention has four axes") };
     x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[*batch, *n, -1])
 }

@@ -6,6 +6,7 @@ use mlx_rs::ops::indexing::{IndexOp, TryIndexOp};
 use mlx_rs::ops::{addmm, matmul};
 use mlx_rs::{Array, Dtype};
 
+use super::on_cpu;
 use crate::checkpoint::Scope;
 use crate::checkpoint::config::QuantizedAs;
 
@@ -31,16 +32,31 @@ impl Weight {
         Self::Packed(Packed { weight: w.get("weight", &packed), scales, biases, group_size, bits, mode }, dtype)
     }
 
-    /// `x · weightᵀ` for `x` `[.., input]`.
-    fn apply(&self, x: &Array) -> Result<Array> {
+    /// `x · weightᵀ + bias` for `x` `[.., input]`.
+    fn apply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        if on_cpu() {
+            return mlx_cpu::linear(x, self.for_cpu(), bias);
+        }
+        match (self, bias) {
+            (Self::Plain(weight), None) => matmul(x, weight.t()),
+            (Self::Plain(weight), Some(bias)) => addmm(bias, x, weight.t(), 1.0, 1.0),
+            (Self::Packed(packed, _), None) => packed.matmul(x),
+            (Self::Packed(packed, _), Some(bias)) => packed.matmul(x)?.add(bias),
+        }
+    }
+
+    fn for_cpu(&self) -> mlx_cpu::Weight<'_> {
         match self {
-            Self::Plain(weight) => matmul(x, weight.t()),
-            Self::Packed(packed, _) => packed.matmul(x),
+            Self::Plain(weight) => mlx_cpu::Weight::Dense(weight),
+            Self::Packed(packed, _) => mlx_cpu::Weight::Packed(packed),
         }
     }
 
     /// The rows that `ids` names, `[.., input]`.
     fn rows(&self, ids: &Array) -> Result<Array> {
+        if on_cpu() {
+            return mlx_cpu::embedding(ids, self.for_cpu(), self.dtype());
+        }
         match self {
             Self::Plain(weight) => weight.try_index(ids),
             Self::Packed(packed, dtype) => packed.map_rows(|part| part.try_index(ids))?.dequantize(*dtype),
@@ -86,11 +102,7 @@ impl Linear {
 
     /// `[.., input] -> [.., output]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        match (&self.weight, &self.bias) {
-            (Weight::Plain(weight), Some(bias)) => addmm(bias, x, weight.t(), 1.0, 1.0),
-            (weight, Some(bias)) => weight.apply(x)?.add(bias),
-            (weight, None) => weight.apply(x),
-        }
+        self.weight.apply(x, self.bias.as_ref())
     }
 
     /// The type it computes in.
@@ -126,6 +138,6 @@ impl Embedding {
 
     /// The table as the map to logits, `[.., hidden_size] -> [.., vocab_size]`, for models that tie the two.
     pub fn as_linear(&self, x: &Array) -> Result<Array> {
-        self.weight.apply(x)
+        self.weight.apply(x, None)
     }
 }

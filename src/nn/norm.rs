@@ -3,6 +3,7 @@
 use mlx_rs::error::Result;
 use mlx_rs::{Array, fast};
 
+use super::on_cpu;
 use crate::checkpoint::Scope;
 
 /// `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich 2019, equation 4).
@@ -19,6 +20,9 @@ impl RmsNorm {
 
     /// `[.., size] -> [.., size]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
+        if on_cpu() {
+            return mlx_cpu::rms_norm(x, &self.weight, self.eps);
+        }
         fast::rms_norm(x, Some(&self.weight), self.eps)
     }
 }
@@ -38,6 +42,9 @@ impl LayerNorm {
 
     /// `[.., size] -> [.., size]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
+        if on_cpu() {
+            return mlx_cpu::layer_norm(x, &self.weight, &self.bias, self.eps);
+        }
         fast::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

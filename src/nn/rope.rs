@@ -4,6 +4,8 @@ use anyhow::{Result, bail, ensure};
 use mlx_rs::{Array, fast};
 use serde::Deserialize;
 
+use super::on_cpu;
+
 /// Which of the two factor sets of longrope turned a sequence's keys: short up to the boundary
 /// (`original_max_position_embeddings`), long for every position once the sequence is longer. Other models have one set,
 /// called short.
@@ -64,8 +66,8 @@ pub struct Rope {
     /// Wavelength of each pair over 2π, `[dims / 2]`.
     short: Array,
     long: Option<Array>,
-    /// `[head_dim]`: what turned elements are multiplied with.
-    gain: Option<Array>,
+    /// What turned elements are multiplied with.
+    gain: f32,
     boundary: Option<usize>,
 }
 
@@ -86,7 +88,7 @@ impl Rope {
             dims,
             short: row(wavelengths.iter().map(|&w| w as f32)),
             long: None,
-            gain: None,
+            gain: 1.0,
             boundary: None,
         };
         let Some(scaling) = scaling else { return Ok(plain(&base)) };
@@ -98,9 +100,7 @@ impl Rope {
                 Ok(plain(&base.iter().map(|w| w * factor).collect::<Vec<_>>()))
             }
             Some(RopeType::Llama3) => Ok(plain(&llama3(&base, config, scaling)?)),
-            Some(kind @ (RopeType::Su | RopeType::Longrope | RopeType::Yarn)) => {
-                longrope(&base, config, scaling, kind, head_dim)
-            }
+            Some(kind @ (RopeType::Su | RopeType::Longrope | RopeType::Yarn)) => longrope(&base, config, scaling, kind),
         }
     }
 
@@ -115,14 +115,18 @@ impl Rope {
             (RopeFactors::Long, Some(long)) => long,
             _ => &self.short,
         };
-        let scaled = self.gain.as_ref().map(|gain| x.multiply(gain.as_dtype(x.dtype())?)).transpose()?;
-        fast::rope(scaled.as_ref().unwrap_or(x), self.dims, false, None, 1.0, offset, wavelengths)
+        if on_cpu() {
+            return mlx_cpu::rope(x, wavelengths, self.gain, &[offset]);
+        }
+        let gain = row((0..x.dim(3)).map(|i| if i < self.dims { self.gain } else { 1.0 })).as_dtype(x.dtype())?;
+        let scaled = if self.gain == 1.0 { x.clone() } else { x.multiply(gain)? };
+        fast::rope(&scaled, self.dims, false, None, 1.0, offset, wavelengths)
     }
 }
 
 /// LongRoPE (Ding et al. 2024) as Phi-3 has it: a wavelength factor per pair, and queries and keys scaled by the same
 /// gain below and above the boundary.
-fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: RopeType, head_dim: i32) -> Result<Rope> {
+fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: RopeType) -> Result<Rope> {
     let boundary = config.original_max_position_embeddings.or(scaling.original_max_position_embeddings);
     let boundary = required("original_max_position_embeddings", boundary)?;
     ensure!(boundary > 1, "original_max_position_embeddings is {boundary}, where more than 1 is expected");
@@ -150,7 +154,7 @@ fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: Rope
         dims,
         short: wavelengths("short_factor", &scaling.short_factor)?,
         long: Some(wavelengths("long_factor", &scaling.long_factor)?),
-        gain: (gain != 1.0).then(|| row((0..head_dim).map(|i| if i < dims { gain } else { 1.0 }))),
+        gain,
         boundary: Some(boundary),
     })
 }

@@ -7,18 +7,28 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod amx;
+mod attention;
 mod element;
 mod ffi;
 mod level;
 mod linear;
+mod map;
+mod norm;
 mod pool;
+mod rope;
 mod scratch;
 mod simd;
 mod view;
+mod vocab;
 
 #[cfg(test)]
 mod tests;
 
+pub use attention::{Mask, attention};
 pub use level::{Level, VARIABLE};
 pub use linear::{Weight, linear};
+pub use map::{Activation, activation, add, gated};
+pub use norm::{layer_norm, rms_norm};
 pub use pool::{set_threads, threads};
+pub use rope::rope;
+pub use vocab::{argmax, embedding, top_k};

@@ -15,7 +15,7 @@ use crate::element::{Element, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
 use crate::view::{View, ViewMut};
-pub(crate) use format::{Format, Matrix};
+pub(crate) use format::{Format, Matrix, convert};
 pub(crate) use gemm::{Gemm, Weight as Direction};
 
 /// A matrix `[output, input]`.
@@ -28,14 +28,14 @@ pub enum Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    fn arrays(self) -> Vec<&'a Array> {
+    pub(crate) fn arrays(self) -> Vec<&'a Array> {
         match self {
             Self::Dense(weight) => vec![weight],
             Self::Packed(p) => [&p.weight, &p.scales].into_iter().chain(&p.biases).collect(),
         }
     }
 
-    fn format(self) -> Format {
+    pub(crate) fn format(self) -> Format {
         match self {
             Self::Dense(_) => Format::Dense,
             Self::Packed(p) => {
@@ -45,7 +45,7 @@ impl<'a> Weight<'a> {
     }
 
     /// Outputs and inputs, if the arrays fit one another.
-    fn shape(self) -> Option<(i32, i32)> {
+    pub(crate) fn shape(self) -> Option<(i32, i32)> {
         match self {
             Self::Dense(weight) => {
                 let &[outputs, inputs] = weight.shape() else { return None };

@@ -3,6 +3,8 @@
 //! An operand is cut into words of 32 bits along the axis that is summed over: one float32, or two bfloat16 for
 //! instructions that multiply pairs. Left operands come in blocks `[words, rows]`, right ones in panels `[words, width]`.
 
+use std::ops::Range;
+
 use half::bf16;
 use mlx_rs::Dtype;
 
@@ -91,7 +93,35 @@ impl Tiles {
 
     /// The columns `first..first + columns` of the `len` rows of `matrix` as those of a panel; zeros in the rest of it.
     pub(crate) fn pack_columns(self, matrix: &Matrix, first: usize, columns: usize, len: usize, panel: &mut [u32]) {
-        self.level.dispatch(PackColumns { tiles: self, width: self.width(), matrix, first, columns, len, panel });
+        let width = self.width();
+        self.level.dispatch(PackColumns { tiles: self, width, matrix, rows: 0..len, first, columns, panel });
+    }
+
+    /// The columns `first..first + columns` of the rows `rows` of `matrix` as the rows of a left block.
+    pub(crate) fn pack_left_columns(
+        self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        first: usize,
+        columns: usize,
+        block: &mut [u32],
+    ) {
+        if !self.uses_amx() {
+            let pack = PackColumns { tiles: self, width: columns, matrix, rows, first, columns, panel: block };
+            return self.level.dispatch(pack);
+        }
+        let words = self.words(rows.len());
+        let mut panel = Scratch::new(words * columns);
+        self.level.dispatch(PackColumns {
+            tiles: self,
+            width: columns,
+            matrix,
+            rows,
+            first,
+            columns,
+            panel: &mut panel,
+        });
+        self.level.dispatch(Transpose { from: &panel, rows: words, to: block, width: words });
     }
 
     /// Rows of words, one after another, with zeros up to the last word's end.
@@ -176,9 +206,9 @@ struct PackColumns<'a> {
     tiles: Tiles,
     width: usize,
     matrix: &'a Matrix<'a>,
+    rows: Range<usize>,
     first: usize,
     columns: usize,
-    len: usize,
     panel: &'a mut [u32],
 }
 
@@ -186,19 +216,19 @@ impl Work for PackColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tiles, width, matrix, first, columns, len, panel } = self;
+        let Self { tiles, width, matrix, rows, first, columns, panel } = self;
         // Panels are at most two vectors wide.
         let mut lines = [[bf16::ZERO; 32]; 2];
-        for (word, to) in panel.chunks_exact_mut(width).take(tiles.words(len)).enumerate() {
+        for (word, to) in panel.chunks_exact_mut(width).take(tiles.words(rows.len())).enumerate() {
             if !tiles.pairs {
                 let to = as_elements::<f32>(to);
                 to[columns..].fill(0.0);
-                matrix.read(s, word, first, &mut to[..columns]);
+                matrix.read(s, rows.start + word, first, &mut to[..columns]);
                 continue;
             }
-            for (row, line) in (2 * word..).zip(&mut lines) {
+            for (row, line) in (rows.start + 2 * word..).zip(&mut lines) {
                 line.fill(bf16::ZERO);
-                if row < len {
+                if row < rows.end {
                     matrix.read(s, row, first, &mut line[..columns]);
                 }
             }

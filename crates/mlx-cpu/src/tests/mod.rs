@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attention;
 mod linear;
 
 use mlx_rs::{Array, Dtype};

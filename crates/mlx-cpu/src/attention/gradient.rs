@@ -1,0 +1,135 @@
+//! The gradients of attention, with the probabilities computed anew, a query at a time.
+//!
+//! With `p` the probabilities of a query and `g` the gradient with respect to its result: `dv_j = p_j · g`,
+//! `ds_j = p_j · (g · v_j - Σ_i p_i (g · v_i))`, `dq = scale · Σ_j ds_j k_j`, `dk_j = scale · ds_j · q`.
+
+use std::ffi::CStr;
+
+use mlx_rs::Array;
+use mlx_rs::error::{Exception, Result};
+
+use super::few::{add_scaled, dot};
+use super::{Attention, Sizes, unpadded};
+use crate::element::{Element, load_part, store_part, with_element};
+use crate::ffi::Kernel;
+use crate::linear::convert;
+use crate::pool::parallel;
+use crate::scratch::{Scratch, as_floats};
+use crate::simd::{Simd, Work, exp};
+use crate::view::{Rows, SharedMut, View, ViewMut};
+
+/// Inputs: those of the attention, and the gradient `[batch, n, heads · head_dim]` with respect to its result.
+pub(super) struct Gradient(pub Attention);
+
+impl Kernel for Gradient {
+    const NAME: &'static CStr = c"attention_gradient";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let sizes = Sizes::new(&inputs[0], &inputs[1]);
+        let (cotangent, inputs) = inputs.split_last().expect("the gradient is the last input");
+        let [dq, dk, dv] = outputs else { unreachable!("three outputs") };
+        with_element!(dq.dtype(), T => {
+            let outputs = [dq.shared::<T>(), dk.shared::<T>(), dv.shared::<T>()];
+            let rows = [0, 1, 2].map(|i| inputs[i].rows::<T>());
+            let cotangent = cotangent.to_slice::<T>();
+            parallel(inputs[1].dim(0) * sizes.kv_heads, |kv_head| {
+                let unpadded = unpadded(inputs, kv_head / sizes.kv_heads);
+                self.0.level.dispatch(Head {
+                    attention: self.0,
+                    sizes,
+                    kv_head,
+                    unpadded: unpadded.as_deref(),
+                    rows: &rows,
+                    cotangent: &cotangent,
+                    outputs: &outputs,
+                });
+            });
+        });
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array]) -> Result<Vec<Option<Array>>> {
+        Err(Exception::custom("attention has no second derivative"))
+    }
+}
+
+/// A key head with all its query heads.
+struct Head<'a, T: Element> {
+    attention: Attention,
+    sizes: Sizes,
+    kv_head: usize,
+    unpadded: Option<&'a [u8]>,
+    /// Queries, keys, values.
+    rows: &'a [Rows<'a, T>; 3],
+    cotangent: &'a [T],
+    /// Their gradients.
+    outputs: &'a [SharedMut<'a, T>; 3],
+}
+
+impl<T: Element> Work for Head<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sizes { n, total, head_dim, .. } = self.sizes;
+        let scale = self.attention.scale;
+        let width = head_dim.next_multiple_of(S::LANES);
+        let [queries, keys, values] = self.rows;
+        let row = |matrix: usize, index: usize| {
+            matrix * total * width + index * width..matrix * total * width + (index + 1) * width
+        };
+        // Gradients of keys and values, then one row each: query, its gradient, the result's gradient.
+        let mut scratch = Scratch::new((2 * total + 3) * width + 2 * total.next_multiple_of(S::LANES));
+        let (gradients, rest) = as_floats(&mut scratch).split_at_mut(2 * total * width);
+        let (vectors, lists) = rest.split_at_mut(3 * width);
+        let (probabilities, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
+        gradients.fill(0.0);
+        vectors.fill(0.0);
+        let (q, rest) = vectors.split_at_mut(width);
+        let (dq, g) = rest.split_at_mut(width);
+        for head in self.kv_head * self.sizes.group()..(self.kv_head + 1) * self.sizes.group() {
+            for query in 0..n {
+                let seen = self.attention.mask.seen(query, n, total);
+                convert(s, queries.get(head * n + query), &mut q[..head_dim]);
+                convert(s, &self.cotangent[self.sizes.output(head, query)..][..head_dim], &mut g[..head_dim]);
+                dq.fill(0.0);
+                probabilities.fill(f32::NEG_INFINITY);
+                let mut largest = f32::MIN;
+                for key in seen.clone() {
+                    if self.unpadded.is_none_or(|unpadded| unpadded[key] > 0) {
+                        probabilities[key] = scale * dot(s, keys.get(self.kv_head * total + key), q);
+                        largest = largest.max(probabilities[key]);
+                    }
+                }
+                let mut sum = s.splat(0.0);
+                for p in probabilities.chunks_exact_mut(S::LANES) {
+                    let e = exp(s, s.sub(load_part(s, p), s.splat(largest)));
+                    sum = s.add(sum, e);
+                    store_part(s, p, e);
+                }
+                let sum = s.sum(sum);
+                let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+                let mut mean = 0.0;
+                for key in seen.clone() {
+                    probabilities[key] *= inverse;
+                    ds[key] = dot(s, values.get(self.kv_head * total + key), g);
+                    mean += probabilities[key] * ds[key];
+                }
+                for key in seen {
+                    let p = probabilities[key];
+                    let ds = scale * p * (ds[key] - mean);
+                    add_scaled(s, ds, keys.get(self.kv_head * total + key), dq);
+                    add_scaled(s, ds, q, &mut gradients[row(0, key)]);
+                    add_scaled(s, p, g, &mut gradients[row(1, key)]);
+                }
+                // SAFETY: each query has its own part of the gradient.
+                convert(s, &dq[..head_dim], unsafe { self.outputs[0].slice((head * n + query) * head_dim, head_dim) });
+            }
+        }
+        for key in 0..total {
+            for (matrix, output) in self.outputs[1..].iter().enumerate() {
+                // SAFETY: each key has its own part of the gradient.
+                let to = unsafe { output.slice((self.kv_head * total + key) * head_dim, head_dim) };
+                convert(s, &gradients[row(matrix, key)][..head_dim], to);
+            }
+        }
+    }
+}

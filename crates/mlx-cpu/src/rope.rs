@@ -1,0 +1,108 @@
+//! Rotary position embedding (Su et al. 2021), with the halves of a head as the pairs' two numbers.
+
+use std::ffi::CStr;
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
+
+use crate::element::{Element, load_part, store_part, with_element};
+use crate::ffi::{self, Kernel};
+use crate::level::Level;
+use crate::linear::{convert, current_level, is_float, to_f32};
+use crate::pool::parallel;
+use crate::simd::{Simd, Work};
+use crate::view::{View, ViewMut};
+
+/// Turns the first `2 · pairs` numbers of every head of `x` `[batch, heads, n, head_dim]` by the angles
+/// `position / wavelengths[pair]`, `wavelengths` `[pairs]` in float32, and multiplies them by `gain`.
+///
+/// The first position of batch row `i` is `offsets[i]`, or that of all rows if there is but one. Differentiable with
+/// respect to `x`.
+pub fn rope(x: &Array, wavelengths: &Array, gain: f32, offsets: &[i32]) -> Result<Array> {
+    rope_at(current_level()?, x, wavelengths, gain, offsets)
+}
+
+pub(crate) fn rope_at(level: Level, x: &Array, wavelengths: &Array, gain: f32, offsets: &[i32]) -> Result<Array> {
+    let fits = match (x.shape(), wavelengths.shape()) {
+        (&[batch, _, _, head_dim], &[pairs]) => {
+            (offsets.len() == 1 || offsets.len() == batch as usize) && 2 * pairs <= head_dim
+        }
+        _ => false,
+    };
+    if !fits || !is_float(x.dtype()) || wavelengths.dtype() != Dtype::Float32 {
+        let (x, pairs) = ((x.shape(), x.dtype()), wavelengths.shape());
+        return Err(Exception::custom(format!("rotation by {pairs:?} from {offsets:?} does not take {x:?}")));
+    }
+    let kernel = Rope { gain, offsets: offsets.to_vec(), back: false, level };
+    ffi::apply_one(kernel, &[x, wavelengths], x.shape(), x.dtype())
+}
+
+#[derive(Clone)]
+struct Rope {
+    gain: f32,
+    offsets: Vec<i32>,
+    /// Turns the other way, as gradients are.
+    back: bool,
+    level: Level,
+}
+
+impl Kernel for Rope {
+    const NAME: &'static CStr = c"rope";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let (x, y) = (&inputs[0], &mut outputs[0]);
+        let (heads, n, head_dim) = (x.dim(1), x.dim(2), x.dim(3));
+        // As the reference has it: the inverse in float32, then the product.
+        let frequencies: Vec<f32> = to_f32(&inputs[1]).into_iter().map(|wavelength| 1.0 / wavelength).collect();
+        with_element!(y.dtype(), T => {
+            let (rows, y) = (x.rows::<T>(), y.shared::<T>());
+            parallel(x.dim(0) * n, |task| {
+                let (batch, position) = (task / n, task % n);
+                let offset = self.offsets[batch % self.offsets.len()];
+                let angle = |frequency: &f32| (offset + position as i32) as f32 * frequency;
+                let cosines: Vec<f32> = frequencies.iter().map(|f| self.gain * angle(f).cos()).collect();
+                let gain = if self.back { -self.gain } else { self.gain };
+                let sines: Vec<f32> = frequencies.iter().map(|f| gain * angle(f).sin()).collect();
+                for head in 0..heads {
+                    let row = (batch * heads + head) * n + position;
+                    // SAFETY: each row is written by one task.
+                    let to = unsafe { y.slice(row * head_dim, head_dim) };
+                    self.level.dispatch(Turn { x: rows.get(row), cosines: &cosines, sines: &sines, to });
+                }
+            });
+        });
+    }
+
+    fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
+        let kernel = Self { back: !self.back, ..self.clone() };
+        let arrays = [&cotangents[0], &inputs[1]];
+        Ok(vec![Some(ffi::apply_one(kernel, &arrays, inputs[0].shape(), inputs[0].dtype())?), None])
+    }
+}
+
+struct Turn<'a, T> {
+    x: &'a [T],
+    cosines: &'a [f32],
+    sines: &'a [f32],
+    to: &'a mut [T],
+}
+
+impl<T: Element> Work for Turn<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (pairs, lanes) = (self.cosines.len(), S::LANES);
+        let (x, rest) = self.x.split_at(2 * pairs);
+        let (to, rest_to) = self.to.split_at_mut(2 * pairs);
+        let (a, b) = x.split_at(pairs);
+        let (to_a, to_b) = to.split_at_mut(pairs);
+        for at in (0..pairs).step_by(lanes) {
+            let end = pairs.min(at + lanes);
+            let (cos, sin) = (load_part(s, &self.cosines[at..end]), load_part(s, &self.sines[at..end]));
+            let (a, b) = (load_part(s, &a[at..end]), load_part(s, &b[at..end]));
+            store_part(s, &mut to_a[at..end], s.sub(s.mul(a, cos), s.mul(b, sin)));
+            store_part(s, &mut to_b[at..end], s.mul_add(a, sin, s.mul(b, cos)));
+        }
+        convert(s, rest, rest_to);
+    }
+}
