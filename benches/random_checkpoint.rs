@@ -24,6 +24,9 @@ struct Args {
     /// Decoder layers, where not all are wanted
     #[arg(long, default_value_t = 32)]
     num_hidden_layers: usize,
+    /// Bits of the decoder's matrices in MLX's affine form, in groups of 64; plain bfloat16 where not given
+    #[arg(long, value_parser = ["2", "3", "4", "5", "6", "8"])]
+    q_bits: Option<String>,
     /// Folder whose tokenizer and processor files are copied
     #[arg(long)]
     tokenizer: PathBuf,
@@ -59,14 +62,42 @@ fn main() -> Result<()> {
         }
     }
     let mut tensors = decoder(args.num_hidden_layers);
+    if let Some(bits) = args.q_bits() {
+        tensors = tensors.into_iter().flat_map(|tensor| packed(tensor, bits)).collect();
+    }
     if args.shape == Shape::Vision {
         tensors.extend(vision());
     }
     fs::write(args.out.join("config.json"), serde_json::to_string_pretty(&config(&args))?)?;
-    write_shards(&args.out, &tensors)
+    let largest = args.q_bits().map_or(1, |bits| (1 << bits) - 1) as f32;
+    write_shards(&args.out, &tensors, largest)
+}
+
+impl Args {
+    fn q_bits(&self) -> Option<usize> {
+        self.q_bits.as_ref().and_then(|bits| bits.parse().ok())
+    }
 }
 
 type Tensor = (String, Vec<usize>);
+
+const GROUP_SIZE: usize = 64;
+
+/// A matrix as MLX packs it; other tensors as they are.
+fn packed((name, shape): Tensor, bits: usize) -> Vec<Tensor> {
+    let (Some(module), &[rows, columns]) = (name.strip_suffix(".weight"), &shape[..]) else {
+        return vec![(name, shape)];
+    };
+    let grouped = vec![rows, columns / GROUP_SIZE];
+    vec![
+        (format!("{name}{PACKED}"), vec![rows, columns * bits / 32]),
+        (format!("{module}.scales"), grouped.clone()),
+        (format!("{module}.biases"), grouped),
+    ]
+}
+
+/// Marks names of packed tensors; not written.
+const PACKED: &str = "#u32";
 
 fn decoder(layers: usize) -> Vec<Tensor> {
     let mut tensors = vec![("model.embed_tokens.weight".into(), vec![VOCAB, HIDDEN])];
@@ -140,42 +171,49 @@ fn config(args: &Args) -> Value {
             "image_dim_out": CLIP, "num_img_tokens": 144,
         });
     }
+    if let Some(bits) = args.q_bits() {
+        config["quantization"] = json!({ "group_size": GROUP_SIZE, "bits": bits, "mode": "affine" });
+    }
     config
 }
 
-fn bytes(shape: &[usize]) -> u64 {
-    2 * shape.iter().product::<usize>() as u64
+fn bytes((name, shape): &Tensor) -> u64 {
+    let size = if name.ends_with(PACKED) { 4 } else { 2 };
+    size * shape.iter().product::<usize>() as u64
 }
 
-fn write_shards(out: &Path, tensors: &[Tensor]) -> Result<()> {
+fn write_shards(out: &Path, tensors: &[Tensor], largest: f32) -> Result<()> {
     let mut shards: Vec<Vec<&Tensor>> = vec![Vec::new()];
     let mut size = 0;
     for tensor in tensors {
-        if size + bytes(&tensor.1) > SHARD_BYTES {
+        if size + bytes(tensor) > SHARD_BYTES {
             shards.push(Vec::new());
             size = 0;
         }
-        size += bytes(&tensor.1);
+        size += bytes(tensor);
         shards.last_mut().expect("never empty").push(tensor);
     }
     let mut weight_map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        write_shard(&out.join(&name), shard)?;
-        weight_map.extend(shard.iter().map(|(tensor, _)| (tensor.clone(), name.clone().into())));
+        write_shard(&out.join(&name), shard, largest)?;
+        weight_map.extend(shard.iter().map(|(tensor, _)| (tensor.replace(PACKED, ""), name.clone().into())));
     }
-    let total: u64 = tensors.iter().map(|(_, shape)| bytes(shape)).sum();
+    let total: u64 = tensors.iter().map(bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     fs::write(out.join("model.safetensors.index.json"), serde_json::to_string_pretty(&index)?)?;
     Ok(())
 }
 
-fn write_shard(path: &Path, tensors: &[&Tensor]) -> Result<()> {
+/// `largest` is the largest packed number.
+fn write_shard(path: &Path, tensors: &[&Tensor], largest: f32) -> Result<()> {
     let mut header = Map::new();
     let mut offset = 0;
-    for (name, shape) in tensors {
-        let end = offset + bytes(shape);
-        header.insert(name.clone(), json!({ "dtype": "BF16", "shape": shape, "data_offsets": [offset, end] }));
+    for tensor @ (name, shape) in tensors {
+        let end = offset + bytes(tensor);
+        let dtype = if name.ends_with(PACKED) { "U32" } else { "BF16" };
+        header
+            .insert(name.replace(PACKED, ""), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
         offset = end;
     }
     let mut header = serde_json::to_vec(&header)?;
@@ -191,12 +229,22 @@ fn write_shard(path: &Path, tensors: &[&Tensor]) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
-    for (name, shape) in tensors {
+    for tensor @ (name, _) in tensors {
+        let mut left = bytes(tensor) as usize;
         if name.contains("norm.weight") || name.contains("layrnorm.weight") {
-            file.write_all(&ones[..bytes(shape) as usize])?;
+            file.write_all(&ones[..left])?;
             continue;
         }
-        let mut left = bytes(shape) as usize;
+        // Packed numbers are spread evenly from -0.03 to 0.03.
+        let constant = match name.rsplit('.').next() {
+            Some("scales") => Some(0.06 / largest),
+            Some("biases") => Some(-0.03),
+            _ => None,
+        };
+        if let Some(constant) = constant {
+            file.write_all(&bf16::from_f32(constant).to_le_bytes().repeat(left / 2))?;
+            continue;
+        }
         let mut start = 2 * random.random_range(0..block.len() / 4);
         while left > 0 {
             let part = &block[start..block.len().min(start + left)];

@@ -1,6 +1,20 @@
-//! Tells the linker where this crate's tests find libmlx; see `crates/mlx-sys/build.rs`.
+//! Compiles the shim against MLX's headers, which the mlx-sys crate fetched.
+
+use std::env;
 
 fn main() {
-    let lib = std::env::var("DEP_MLX_LIB").expect("crates/mlx-sys publishes the folder of libmlx");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/shim.cpp");
+    let published = |what: &str| env::var(what).expect("crates/mlx-sys publishes it");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++20")
+        .opt_level(2)
+        .debug(false)
+        .warnings(false)
+        .include(published("DEP_MLX_INCLUDE"))
+        .file("src/shim.cpp")
+        .compile("mlx_mmap_shim");
+    // This crate's tests are programs that load libmlx.
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", published("DEP_MLX_LIB"));
 }

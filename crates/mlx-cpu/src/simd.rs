@@ -20,7 +20,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rows of the tile that a matrix kernel keeps in registers; it is two vectors wide.
     const TILE_ROWS: usize;
 
-    /// Asks for the cache line at `from`, which need not exist.
+    /// Asks for the cache line at `from`, which need not exist, into the second-level cache: more requests can be under
+    /// way there.
     fn prefetch(self, from: *const u8);
     fn splat(self, x: f32) -> Self::F;
     /// # Safety

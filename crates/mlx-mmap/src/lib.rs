@@ -1,19 +1,24 @@
 //! MLX arrays from ranges of a memory-mapped file.
 //!
-//! MLX keeps array data in memory that it allocated itself, so a range is copied once, straight from the page cache, and
-//! its pages are given back at once. Reading a file of arrays thus takes the memory of the arrays and no more.
+//! On a CPU the arrays are the mapped pages themselves: loading is a matter of page tables, and the memory is the system's
+//! file cache. Elsewhere MLX keeps array data in memory that it allocated itself, so a range is copied once and its pages
+//! are given back at once. Either way a file of arrays takes the memory of the arrays and no more.
 
+use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 use mlx_rs::{Array, Dtype};
 
-/// A file mapped into memory for reading.
+/// A file mapped into memory.
 pub struct MappedFile {
-    map: Mmap,
+    /// Private: what is written stays in this process. Nobody but MLX writes, which reuses memory of arrays that nobody
+    /// else needs.
+    map: Arc<MmapMut>,
 }
 
 impl MappedFile {
@@ -23,7 +28,7 @@ impl MappedFile {
         let file = File::open(path)?;
         // SAFETY: as with every memory map, another process could change the bytes under us. They are read as numbers
         // and as text that is checked, never through a pointer that they contain.
-        Ok(Self { map: unsafe { Mmap::map(&file)? } })
+        Ok(Self { map: Arc::new(unsafe { MmapOptions::new().map_copy(&file)? }) })
     }
 
     /// The whole file.
@@ -45,14 +50,57 @@ impl MappedFile {
         if size != Some(bytes.len()) {
             return Err(invalid(&format!("not the size of {shape:?} {dtype:?}")));
         }
+        // One call for all pages is much faster than a fault for each. Where it is refused, those come.
+        let _ = self.map.advise_range(Advice::PopulateRead, range.start, range.len());
+        if let Some(array) = self.borrow(range.clone(), shape, dtype) {
+            return Ok(array);
+        }
         // SAFETY: `bytes` is as long as shape and type say, and MLX copies it before the call returns. It copies whole
         // elements with memmove where the types agree, which they do here, so alignment does not matter.
         let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), shape, dtype) };
-        // SAFETY: the map is read-only, so dropped pages come back from the file when somebody reads them again. The
-        // advice is only about memory: where it is refused, nothing else changes.
+        // SAFETY: nobody wrote to these pages, so dropped ones come back from the file when somebody reads them again.
+        // The advice is only about memory: where it is refused, nothing else changes.
         let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         Ok(array)
     }
+
+    /// The array that is the mapped pages; none where they are not aligned or MLX cannot.
+    fn borrow(&self, range: Range<usize>, shape: &[i32], dtype: Dtype) -> Option<Array> {
+        let data = self.map.as_ptr().wrapping_add(range.start);
+        // MLX expects the buffer's size before the data.
+        let room = range.start >= size_of::<usize>();
+        if range.is_empty() || !room || !(data as usize).is_multiple_of(item_size(dtype)) {
+            return None;
+        }
+        let owner = Arc::into_raw(self.map.clone());
+        let dtype = mlx_sys::mlx_dtype::from(dtype) as c_int;
+        // SAFETY: the range is inside the map and as long as shape and type say, as was checked; the map stays as long as
+        // the array does, which owns a count of it. Ranges of one map as arrays may overlap only if a file's header says
+        // so; such arrays are read.
+        let array = unsafe {
+            mlx_mmap_borrow(data.cast_mut().cast(), shape.as_ptr(), shape.len(), dtype, owner.cast_mut().cast(), release)
+        };
+        // SAFETY: mlx-c's handle of an array is a pointer to the C++ object, which is new and ours.
+        (!array.is_null()).then(|| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx: array }) })
+    }
+}
+
+unsafe extern "C" {
+    fn mlx_mmap_borrow(
+        data: *mut c_void,
+        shape: *const i32,
+        ndim: usize,
+        dtype: c_int,
+        owner: *mut c_void,
+        drop: unsafe extern "C" fn(*mut c_void),
+    ) -> *mut c_void;
+}
+
+/// # Safety
+/// `owner` is a count of the map that `borrow` gave away, given back once.
+unsafe extern "C" fn release(owner: *mut c_void) {
+    // SAFETY: by this function's own conditions.
+    drop(unsafe { Arc::from_raw(owner.cast::<MmapMut>()) });
 }
 
 /// Bytes of one element.
@@ -81,6 +129,18 @@ mod tests {
         let file = mapped(&[9, 1, 0, 0, 0, 2, 0, 0, 0]);
         let array = file.array(1..9, &[2, 1], Dtype::Int32).unwrap();
         assert_eq!((array.shape(), array.as_slice::<i32>()), (&[2, 1][..], &[1, 2][..]));
+    }
+
+    #[test]
+    fn arrays_outlive_the_map_and_leave_the_file_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]).unwrap();
+        let array = MappedFile::open(file.path()).unwrap().array(8..16, &[2], Dtype::Int32).unwrap();
+        // MLX may compute the sum in the memory of an input that nobody else holds.
+        let sum = array.add(Array::from_int(1)).unwrap();
+        drop(array);
+        assert_eq!(sum.as_slice::<i32>(), &[2, 3]);
+        assert_eq!(std::fs::read(file.path()).unwrap()[8..], [1, 0, 0, 0, 2, 0, 0, 0]);
     }
 
     #[test]

@@ -130,6 +130,17 @@ impl Packed<'_> {
         &self.codes[row * self.words..(row + 1) * self.words]
     }
 
+    /// Asks for the scales and biases of row `row`, if there is one.
+    #[inline(always)]
+    pub(crate) fn prefetch_scales<S: Simd>(&self, s: S, row: usize) {
+        for scales in std::iter::once(&self.scales).chain(&self.biases) {
+            let (start, size) = scales.bytes();
+            for at in (0..self.groups * size).step_by(64) {
+                s.prefetch(start.wrapping_add(row * self.groups * size + at));
+            }
+        }
+    }
+
     /// The scales of row `row` times `factors`, one per group, into `to`.
     #[inline(always)]
     pub(crate) fn scales_times<S: Simd>(&self, s: S, row: usize, factors: &[f32], to: &mut [f32]) {
@@ -139,16 +150,16 @@ impl Packed<'_> {
         });
     }
 
-    /// `Σ bias · factor` over the groups of row `row`.
+    /// `Σ bias · factor` over the groups of row `row`, spread over the lanes.
     #[inline(always)]
-    pub(crate) fn biases_dot<S: Simd>(&self, s: S, row: usize, factors: &[f32]) -> f32 {
+    pub(crate) fn biases_dot<S: Simd>(&self, s: S, row: usize, factors: &[f32]) -> S::F {
         let mut sum = s.splat(0.0);
         if let Some(biases) = &self.biases {
             biases.for_lanes(s, row * self.groups, factors, |_, biases, factors| {
                 sum = s.mul_add(biases, factors, sum);
             });
         }
-        s.sum(sum)
+        sum
     }
 
     /// What `codes`, a part of one group, stand for.
@@ -186,6 +197,17 @@ impl<'a> Scales<'a> {
             Float16 => Self::F16(view.to_slice()),
             Uint8 => Self::Byte(view.to_slice()),
             other => unreachable!("scales are floats or bytes, not {other:?}"),
+        }
+    }
+
+    /// Where they start, and how large one is.
+    #[inline(always)]
+    fn bytes(&self) -> (*const u8, usize) {
+        match self {
+            Self::F32(all) => (all.as_ptr().cast(), 4),
+            Self::Bf16(all) => (all.as_ptr().cast(), 2),
+            Self::F16(all) => (all.as_ptr().cast(), 2),
+            Self::Byte(all) => (all.as_ptr(), 1),
         }
     }
 

@@ -5,12 +5,14 @@
 //! one multiply-add per pair of numbers, and its scale is applied once:
 //! `Σ (w_scale · w + w_bias) · x = Σ_groups w_scale · x_scale · Σ w q + w_bias · x_scale · Σ q`.
 
+use std::ops::Range;
+
 use mlx_quantized::Mode;
 
 use super::format::{Format, Packed};
 use crate::element::{Element, load_part};
 use crate::level::Level;
-use crate::pool::parallel;
+use crate::pool::{self, parallel};
 use crate::scratch::{Scratch, as_floats, as_words16};
 use crate::simd::{Simd, Work};
 use crate::view::{Rows, SharedMut};
@@ -18,10 +20,13 @@ use crate::view::{Rows, SharedMut};
 /// The most vectors that are multiplied at once; more of them are better off as a matrix.
 pub(crate) const MOST_VECTORS: usize = 4;
 
-/// Bytes of the matrix between what is asked of memory and what is used.
-const AHEAD: usize = 4096;
+/// How many bytes before it is used memory is asked for the matrix. Hardware does not look beyond a page of 4096.
+const AHEAD: usize = 12288;
 
-/// Rows of the matrix that one task takes.
+/// Rows whose scales are made at once.
+const ROWS_AHEAD: usize = 8;
+
+/// The fewest rows of the matrix that one task takes.
 const ROWS_PER_TASK: usize = 64;
 
 /// Whether this form can be read this way.
@@ -38,18 +43,48 @@ pub(crate) fn multiply<T: Element>(
     bias: Option<&[f32]>,
     y: &SharedMut<T>,
 ) {
-    let vectors: Vec<Vector> = (0..rows).map(|row| level.dispatch(Quantize { x: x.get(row), weight, len })).collect();
-    parallel(outputs.div_ceil(ROWS_PER_TASK), |task| {
-        let first = task * ROWS_PER_TASK;
-        let end = outputs.min(first + ROWS_PER_TASK);
-        let mut sums = [[0.0; ROWS_PER_TASK]; MOST_VECTORS];
-        level.dispatch(SomeRows { weight, vectors: &vectors, len, first, end, sums: &mut sums });
-        for (row, sums) in sums.iter_mut().enumerate().take(rows) {
+    let vector = |row: usize| level.dispatch(Quantize { x: x.get(row), weight, len });
+    macro_rules! some {
+        ($v:literal) => {{
+            let vectors: [Vector; $v] = std::array::from_fn(vector);
+            match stored_bits(weight.bits) {
+                2 => some_vectors::<T, $v, 2>(level, weight, &vectors, len, outputs, bias, y),
+                4 => some_vectors::<T, $v, 4>(level, weight, &vectors, len, outputs, bias, y),
+                _ => some_vectors::<T, $v, 8>(level, weight, &vectors, len, outputs, bias, y),
+            }
+        }};
+    }
+    match rows {
+        1 => some!(1),
+        2 => some!(2),
+        3 => some!(3),
+        _ => some!(4),
+    }
+}
+
+fn some_vectors<T: Element, const V: usize, const BITS: usize>(
+    level: Level,
+    weight: &Packed,
+    vectors: &[Vector; V],
+    len: usize,
+    outputs: usize,
+    bias: Option<&[f32]>,
+    y: &SharedMut<T>,
+) {
+    // Large tasks, as at the end of each memory is asked for what another may read.
+    let rows_per_task = (outputs / (4 * pool::threads())).max(ROWS_PER_TASK);
+    parallel(outputs.div_ceil(rows_per_task), |task| {
+        let first = task * rows_per_task;
+        let rows = first..outputs.min(first + rows_per_task);
+        let mut sums = Scratch::new(V * rows.len());
+        let sums = as_floats(&mut sums);
+        level.dispatch(SomeRows::<V, BITS> { weight, vectors, len, rows: rows.clone(), sums: &mut *sums });
+        for (row, sums) in sums.chunks_exact_mut(rows.len()).enumerate() {
             if let Some(bias) = bias {
-                sums.iter_mut().zip(&bias[first..end]).for_each(|(sum, bias)| *sum += bias);
+                sums.iter_mut().zip(&bias[rows.clone()]).for_each(|(sum, bias)| *sum += bias);
             }
             // SAFETY: each task writes other elements.
-            let to = unsafe { y.slice(row * outputs + first, end - first) };
+            let to = unsafe { y.slice(row * outputs + first, rows.len()) };
             to.iter_mut().zip(sums).for_each(|(to, &mut sum)| *to = T::from_f32(sum));
         }
     });
@@ -128,150 +163,133 @@ fn in_places<S: Simd, const PER_WORD: usize>(q: &[i16]) -> Scratch {
     all
 }
 
-struct SomeRows<'a> {
+/// The rows `rows` of the matrix by V vectors, in numbers that have `BITS` bits when [`dot_step`] sees them.
+struct SomeRows<'a, const V: usize, const BITS: usize> {
     weight: &'a Packed<'a>,
-    vectors: &'a [Vector],
+    vectors: &'a [Vector; V],
     len: usize,
-    first: usize,
-    end: usize,
-    sums: &'a mut [[f32; ROWS_PER_TASK]; MOST_VECTORS],
+    rows: Range<usize>,
+    /// Of each vector, one per row.
+    sums: &'a mut [f32],
 }
 
-impl Work for SomeRows<'_> {
+impl<const V: usize, const BITS: usize> Work for SomeRows<'_, V, BITS> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        match self.vectors.len() {
-            1 => self.by_bits::<S, 1>(s),
-            2 => self.by_bits::<S, 2>(s),
-            3 => self.by_bits::<S, 3>(s),
-            _ => self.by_bits::<S, 4>(s),
+    fn run<S: Simd>(self, s: S) {
+        let groups = self.len / self.weight.group_size;
+        let spread = BITS != self.weight.bits;
+        let mut spread_numbers = Scratch::new(if spread { self.len.div_ceil(4) } else { 0 });
+        // Room for a vector's lanes after the last. Some rows' scales are made before they are used: what was just
+        // stored is slow to load in other pieces.
+        let row_scales = groups + 2 * S::LANES;
+        let mut scales = Scratch::new(ROWS_AHEAD * V * row_scales);
+        let scales = as_floats(&mut scales);
+        scales.fill(0.0);
+        for first in self.rows.clone().step_by(ROWS_AHEAD) {
+            let rows = first..self.rows.end.min(first + ROWS_AHEAD);
+            for (row, scales) in rows.clone().zip(scales.chunks_exact_mut(V * row_scales)) {
+                self.weight.prefetch_scales(s, row + 8 * ROWS_AHEAD);
+                for (vector, scales) in self.vectors.iter().zip(scales.chunks_exact_mut(row_scales)) {
+                    self.weight.scales_times(s, row, &vector.scales[..groups], scales);
+                }
+            }
+            for (row, scales) in rows.zip(scales.chunks_exact(V * row_scales)) {
+                let numbers = if spread {
+                    self.weight.codes(s, row, 0, &mut bytes_of(&mut spread_numbers)[..self.len]);
+                    &*spread_numbers
+                } else {
+                    self.weight.words(row)
+                };
+                // SAFETY: the numbers of a row lie there, and the scales have the room.
+                let sums = unsafe { self.dot(s, numbers.as_ptr().cast(), scales) };
+                for (v, (sum, vector)) in sums.into_iter().zip(self.vectors).enumerate() {
+                    let biased = self.weight.biases_dot(s, row, &vector.sums);
+                    self.sums[v * self.rows.len() + row - self.rows.start] = s.sum(s.add(sum, biased));
+                }
+            }
         }
     }
 }
 
-impl SomeRows<'_> {
-    #[inline(always)]
-    fn by_bits<S: Simd, const V: usize>(&mut self, s: S) {
-        match stored_bits(self.weight.bits) {
-            2 => self.rows::<S, V, 2>(s),
-            4 => self.rows::<S, V, 4>(s),
-            _ => self.rows::<S, V, 8>(s),
-        }
-    }
-
-    #[inline(always)]
-    fn rows<S: Simd, const V: usize, const BITS: usize>(&mut self, s: S) {
-        let groups = self.len / self.weight.group_size;
-        let spread = BITS != self.weight.bits;
-        // Room for a whole vector of words, and for one of scales, after the last.
-        let mut numbers = Scratch::new((self.len * BITS / 8 + 64).div_ceil(4));
-        let mut scales = Scratch::new(V * (groups + 2 * S::LANES));
-        let scales = as_floats(&mut scales);
-        scales.fill(0.0);
-        for row in self.first..self.end {
-            let mut biased = [0.0; V];
-            for ((vector, scales), biased) in
-                self.vectors.iter().zip(scales.chunks_exact_mut(groups + 2 * S::LANES)).zip(&mut biased)
-            {
-                self.weight.scales_times(s, row, &vector.scales[..groups], scales);
-                *biased = self.weight.biases_dot(s, row, &vector.sums);
-            }
-            let sums = if spread {
-                self.weight.codes(s, row, 0, &mut bytes_of(&mut numbers)[..self.len]);
-                // SAFETY: the scratch has the row's numbers, and the room that `dot` asks for.
-                unsafe { self.dot::<S, V, BITS>(s, numbers.as_ptr().cast(), None, scales) }
-            } else {
-                let (row, end) = (self.weight.words(row), Some(bytes_of(&mut numbers)));
-                // SAFETY: as above.
-                unsafe { self.dot::<S, V, BITS>(s, row.as_ptr().cast(), end, scales) }
-            };
-            for v in 0..V {
-                self.sums[v][row - self.first] = sums[v] + biased[v];
-            }
-        }
-    }
-
-    /// `Σ scale · Σ w q` of a row with each of V vectors.
+impl<const V: usize, const BITS: usize> SomeRows<'_, V, BITS> {
+    /// `Σ scale · Σ w q` of a row with each of V vectors, spread over the lanes.
     ///
     /// # Safety
-    /// `len` numbers of `BITS` bits lie at `numbers`, and those of a whole step after the last may be read; if not, there
-    /// is an `end` to copy the last step to. `scales` has a vector's lanes after those of the groups, for each of V.
+    /// `len` numbers of `BITS` bits lie at `numbers`. `scales` has a vector's lanes after those of the groups, for each
+    /// of V.
     #[inline(always)]
-    unsafe fn dot<S: Simd, const V: usize, const BITS: usize>(
-        &self,
-        s: S,
-        mut numbers: *const u8,
-        mut end: Option<&mut [u8]>,
-        scales: &[f32],
-    ) -> [f32; V] {
+    unsafe fn dot<S: Simd>(&self, s: S, numbers: *const u8, scales: &[f32]) -> [S::F; V] {
         let bytes = 4 * S::LANES;
         let step = bytes * 8 / BITS;
-        let steps = self.len.div_ceil(step);
         // A lane has 32 bits, so this many of them belong to a group.
         let lanes_log2 = (self.weight.group_size * BITS / 32).trailing_zeros();
-        let row_scales = scales.len() / V;
+        let q: [*const u16; V] = std::array::from_fn(|v| self.vectors[v].q.as_ptr().cast());
+        let scales: [*const f32; V] = std::array::from_fn(|v| scales[v * scales.len() / V..].as_ptr());
         let mut sums = [s.splat(0.0); V];
-        for at in 0..steps {
-            if (at + 1) * step > self.len
-                && let Some(end) = &mut end
-            {
-                let rest = self.len % step * BITS / 8;
-                // SAFETY: `rest` bytes of the row are left, and a step is at most 64 bytes.
-                unsafe { std::ptr::copy_nonoverlapping(numbers.add(at * bytes), end.as_mut_ptr(), rest) };
-                // What follows is multiplied with zeros.
-                numbers = end.as_ptr().wrapping_sub(at * bytes);
-            }
-            let packed = numbers.wrapping_add(at * bytes);
-            s.prefetch(packed.wrapping_add(AHEAD));
-            // SAFETY: by this function's own conditions.
-            unsafe {
-                let dots = self.step::<S, V, BITS>(s, s.load_words(packed.cast()), at * step);
+        macro_rules! step {
+            ($at:expr, $packed:expr) => {
+                let dots = dot_step::<S, V, BITS>(s, $packed, q.map(|q| q.add($at * step)));
                 for v in 0..V {
-                    let scales = scales.as_ptr().add(v * row_scales + ((at * S::LANES) >> lanes_log2));
-                    sums[v] = s.mul_add(s.to_float(dots[v]), s.repeat_each(scales, lanes_log2), sums[v]);
+                    let scale = s.repeat_each(scales[v].add(($at * S::LANES) >> lanes_log2), lanes_log2);
+                    sums[v] = s.mul_add(s.to_float(dots[v]), scale, sums[v]);
                 }
+            };
+        }
+        let steps = self.len / step;
+        // SAFETY: by this function's own conditions; the vectors have numbers for whole steps.
+        unsafe {
+            for at in 0..steps {
+                let packed = numbers.add(at * bytes);
+                s.prefetch(packed.wrapping_add(AHEAD));
+                step!(at, s.load_words(packed.cast()));
+            }
+            let rest = self.len % step * BITS / 8;
+            if rest > 0 {
+                // What is behind the last number is multiplied with zeros.
+                let mut end = [0_u8; 64];
+                std::ptr::copy_nonoverlapping(numbers.add(steps * bytes), end.as_mut_ptr(), rest);
+                step!(steps, s.load_words(end.as_ptr().cast()));
             }
         }
-        sums.map(|sum| s.sum(sum))
+        sums
     }
+}
 
-    /// The integers' part of a step that starts at number `start`.
-    ///
-    /// # Safety
-    /// The vectors have numbers for the whole step.
-    #[inline(always)]
-    unsafe fn step<S: Simd, const V: usize, const BITS: usize>(&self, s: S, packed: S::I, start: usize) -> [S::I; V] {
-        let mask = (1 << BITS) - 1;
-        let mut dots = [s.zero_words(); V];
-        macro_rules! places {
-            ($($place:literal)*) => {$(
-                if $place * BITS < 16 {
-                    let shifted = match $place * BITS {
-                        0 => packed,
-                        2 => s.shift_words_right::<2>(packed),
-                        4 => s.shift_words_right::<4>(packed),
-                        6 => s.shift_words_right::<6>(packed),
-                        8 => s.shift_words_right::<8>(packed),
-                        10 => s.shift_words_right::<10>(packed),
-                        12 => s.shift_words_right::<12>(packed),
-                        _ => s.shift_words_right::<14>(packed),
-                    };
-                    let last = ($place + 1) * BITS == 16;
-                    let numbers = if last { shifted } else { s.and_words(shifted, mask) };
-                    for v in 0..V {
-                        // SAFETY: by this function's own condition.
-                        let q = unsafe {
-                            s.load_words(self.vectors[v].q.as_ptr().cast::<u16>().add(start + $place * 2 * S::LANES))
-                        };
-                        dots[v] = s.dot_words(dots[v], numbers, q);
+/// The integers' part of a step: `packed` by the next numbers at each of `q`.
+///
+/// # Safety
+/// They lie there.
+#[inline(always)]
+unsafe fn dot_step<S: Simd, const V: usize, const BITS: usize>(s: S, packed: S::I, q: [*const u16; V]) -> [S::I; V] {
+    let mask = (1 << BITS) - 1;
+    let mut dots = [s.zero_words(); V];
+    macro_rules! places {
+        ($($place:literal)*) => {$(
+            if $place * BITS < 16 {
+                let shifted = match $place * BITS {
+                    0 => packed,
+                    2 => s.shift_words_right::<2>(packed),
+                    4 => s.shift_words_right::<4>(packed),
+                    6 => s.shift_words_right::<6>(packed),
+                    8 => s.shift_words_right::<8>(packed),
+                    10 => s.shift_words_right::<10>(packed),
+                    12 => s.shift_words_right::<12>(packed),
+                    _ => s.shift_words_right::<14>(packed),
+                };
+                let last = ($place + 1) * BITS == 16;
+                let numbers = if last { shifted } else { s.and_words(shifted, mask) };
+                for v in 0..V {
+                    // SAFETY: by this function's own condition.
+                    unsafe {
+                        dots[v] = s.dot_words(dots[v], numbers, s.load_words(q[v].add($place * 2 * S::LANES)));
                     }
                 }
-            )*};
-        }
-        places!(0 1 2 3 4 5 6 7);
-        dots
+            }
+        )*};
     }
+    places!(0 1 2 3 4 5 6 7);
+    dots
 }
 
 fn bytes_of(words: &mut [u32]) -> &mut [u8] {

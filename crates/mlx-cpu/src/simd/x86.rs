@@ -50,7 +50,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch(self, from: *const u8) {
-        has!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+        has!(_mm_prefetch::<_MM_HINT_T1>(from.cast()));
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -212,7 +212,7 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
 
     #[inline(always)]
     fn prefetch(self, from: *const u8) {
-        has!(_mm_prefetch::<_MM_HINT_T0>(from.cast()));
+        has!(_mm_prefetch::<_MM_HINT_T1>(from.cast()));
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
