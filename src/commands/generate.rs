@@ -199,7 +199,7 @@ impl Statistics {
             prompt_tps: rate(generation.prompt_tokens, generation.prefill_time),
             // The first token comes out of the prefill.
             generation_tps: rate(generation.tokens.len().saturating_sub(1), generation.decode_time),
-            peak_memory: mlx_rs::memory::peak_memory().unwrap_or(0),
+            peak_memory: peak_memory(),
             image_seconds: image_time.as_secs_f64(),
             load_seconds: load_time.as_secs_f64(),
             encoder_seconds: generation.encoder_time.as_secs_f64(),
@@ -217,4 +217,13 @@ impl Statistics {
         ));
         ui.status(format!("memory      {:.2} GB peak", self.peak_memory as f64 / 1e9));
     }
+}
+
+/// The most memory in bytes that the process had, weights in mapped files included; what MLX allocated where the system
+/// does not tell.
+fn peak_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kilobytes.map_or_else(|| mlx_rs::memory::peak_memory().unwrap_or(0), |kilobytes: usize| 1024 * kilobytes)
 }

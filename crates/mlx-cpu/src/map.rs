@@ -154,24 +154,25 @@ fn value<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
 
 #[inline(always)]
 fn slope<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
-    let one = s.splat(1.0);
-    // (x · g(x))' = g + x · g', and for g = sigmoid(u): g' = g · (1 - g) · u'
-    let of_sigmoid = |u: S::F, slope_of_u: S::F| {
-        let g = sigmoid(s, u);
-        s.mul(g, s.mul_add(s.mul(x, slope_of_u), s.sub(one, g), one))
-    };
     match kind {
-        Activation::Silu => of_sigmoid(x, one),
-        Activation::QuickGelu => of_sigmoid(s.mul(s.splat(1.702), x), s.splat(1.702)),
+        Activation::Silu => slope_of_gated(s, x, x, s.splat(1.0)),
+        Activation::QuickGelu => slope_of_gated(s, x, s.mul(s.splat(1.702), x), s.splat(1.702)),
         Activation::GeluTanh => {
             let slope = s.mul_add(s.mul(x, x), s.splat(6.0 * CUBIC * SQRT_2_OVER_PI), s.splat(2.0 * SQRT_2_OVER_PI));
-            of_sigmoid(s.mul(s.splat(2.0), tanh_argument(s, x)), slope)
+            slope_of_gated(s, x, s.mul(s.splat(2.0), tanh_argument(s, x)), slope)
         }
         Activation::Gelu => {
             let density = exp(s, s.mul(s.mul(x, x), s.splat(-0.5)));
             s.mul_add(s.mul(x, density), s.splat(0.5 * SQRT_2_OVER_PI), normal_distribution(s, x))
         }
     }
+}
+
+/// `(x · sigmoid(u))' = g + x · g · (1 - g) · u'` with `g = sigmoid(u)`.
+#[inline(always)]
+fn slope_of_gated<S: Simd>(s: S, x: S::F, u: S::F, slope_of_u: S::F) -> S::F {
+    let (g, one) = (sigmoid(s, u), s.splat(1.0));
+    s.mul(g, s.mul_add(s.mul(x, slope_of_u), s.sub(one, g), one))
 }
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;

@@ -128,31 +128,42 @@ impl<T: Element> Work for Row<'_, T> {
         squares += s.sum(sum) + part.iter().map(|x| (x.to_f32() - mean) * (x.to_f32() - mean)).sum::<f32>();
         let inverse = 1.0 / (squares / count + norm.eps).sqrt();
         let (mean, factor) = (s.splat(mean), s.splat(inverse));
-        let normal = |x: &[T]| s.mul(s.sub(load_part(s, x), mean), factor);
         let Some(gradient) = gradient else {
             for (i, (x, to)) in x.chunks(lanes).zip(to.chunks_mut(lanes)).enumerate() {
                 let weight = load_part(s, &weight[i * lanes..]);
-                let bias = bias.map_or(s.splat(0.0), |bias| load_part(s, &bias[i * lanes..]));
-                store_part(s, to, s.mul_add(normal(x), weight, bias));
+                let bias = if let Some(bias) = bias { load_part(s, &bias[i * lanes..]) } else { s.splat(0.0) };
+                store_part(s, to, s.mul_add(normal(s, x, mean, factor), weight, bias));
             }
             return;
         };
         // With n = normal(x) and g = gradient · weight: dx = (g - mean(g) - n · mean(g · n)) / σ, without mean(g) if the
         // mean of x was not taken away.
         let (mut products, mut sum) = (s.splat(0.0), s.splat(0.0));
-        let weighted = |i: usize, gradient: &[T]| s.mul(load_part(s, gradient), load_part(s, &weight[i * lanes..]));
         for (i, (x, gradient)) in x.chunks(lanes).zip(gradient.chunks(lanes)).enumerate() {
-            let g = weighted(i, gradient);
-            products = s.mul_add(g, normal(x), products);
+            let g = weighted(s, gradient, &weight[i * lanes..]);
+            products = s.mul_add(g, normal(s, x, mean, factor), products);
             sum = s.add(sum, g);
         }
         let along = s.splat(s.sum(products) / count);
-        let mean = s.splat(if norm.centred { s.sum(sum) / count } else { 0.0 });
+        let mean_gradient = s.splat(if norm.centred { s.sum(sum) / count } else { 0.0 });
         for (i, ((x, gradient), to)) in
             x.chunks(lanes).zip(gradient.chunks(lanes)).zip(to.chunks_mut(lanes)).enumerate()
         {
-            let g = s.sub(s.sub(weighted(i, gradient), mean), s.mul(normal(x), along));
+            let g = s.sub(
+                s.sub(weighted(s, gradient, &weight[i * lanes..]), mean_gradient),
+                s.mul(normal(s, x, mean, factor), along),
+            );
             store_part(s, to, s.mul(g, factor));
         }
     }
+}
+
+#[inline(always)]
+fn normal<S: Simd, T: Element>(s: S, x: &[T], mean: S::F, factor: S::F) -> S::F {
+    s.mul(s.sub(load_part(s, x), mean), factor)
+}
+
+#[inline(always)]
+fn weighted<S: Simd, T: Element>(s: S, gradient: &[T], weight: &[f32]) -> S::F {
+    s.mul(load_part(s, gradient), load_part(s, weight))
 }

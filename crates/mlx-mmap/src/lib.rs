@@ -78,7 +78,14 @@ impl MappedFile {
         // the array does, which owns a count of it. Ranges of one map as arrays may overlap only if a file's header says
         // so; such arrays are read.
         let array = unsafe {
-            mlx_mmap_borrow(data.cast_mut().cast(), shape.as_ptr(), shape.len(), dtype, owner.cast_mut().cast(), release)
+            mlx_mmap_borrow(
+                data.cast_mut().cast(),
+                shape.as_ptr(),
+                shape.len(),
+                dtype,
+                owner.cast_mut().cast(),
+                release,
+            )
         };
         // SAFETY: mlx-c's handle of an array is a pointer to the C++ object, which is new and ours.
         (!array.is_null()).then(|| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx: array }) })

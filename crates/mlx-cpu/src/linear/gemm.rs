@@ -22,7 +22,7 @@ pub(crate) enum Weight {
 
 /// Rows of the left matrix that are packed at once: enough to make up for unpacking the weight, few enough to stay in
 /// the cache.
-const ROWS_AT_ONCE: usize = 480;
+const ROWS_AT_ONCE: usize = 1024;
 
 /// `y = x · weight + bias` with `x` `[rows, len]` and `y` `[rows, outputs]` of the same type, accumulated in float32.
 pub(crate) struct Gemm<'a> {
@@ -41,8 +41,11 @@ impl Gemm<'_> {
     /// Computes; row `i` of the left matrix is `x`'s row `from[i]`, and its result goes to row `to[i]` of `y`.
     pub(crate) fn run<T: Element>(&self, x: &Matrix, y: &SharedMut<T>) {
         let tiles = Tiles::new(self.level, self.dtype);
-        for first in (0..self.rows).step_by(ROWS_AT_ONCE) {
-            self.some_rows(tiles, x, first, ROWS_AT_ONCE.min(self.rows - first), y);
+        // Equal parts, as each unpacks the weight anew.
+        let parts = self.rows.div_ceil(ROWS_AT_ONCE).max(1);
+        let rows = self.rows.div_ceil(parts).next_multiple_of(tiles.rows());
+        for first in (0..self.rows).step_by(rows.max(1)) {
+            self.some_rows(tiles, x, first, rows.min(self.rows - first), y);
         }
     }
 
