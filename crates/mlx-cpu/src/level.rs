@@ -88,12 +88,21 @@ fn best() -> Level {
             Level::Avx2
         } else if !(has!("avx512vnni") && has!("avx512bf16")) {
             Level::Avx512
-        } else if !crate::amx::is_available() {
+        } else if !(crate::amx::is_available() || cfg!(test) && emulate_amx()) {
             Level::Avx512Bf16
         } else {
             Level::Amx
         }
     })
+}
+
+/// Tests bring their own AMX where there is none.
+#[cfg(target_arch = "x86_64")]
+fn emulate_amx() -> bool {
+    #[cfg(all(test, target_os = "linux"))]
+    return crate::tests::amx::emulate();
+    #[cfg(not(all(test, target_os = "linux")))]
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod amx;
 mod attention;
 mod linear;
+
+use std::cell::Cell;
 
 use mlx_rs::{Array, Dtype};
 
@@ -16,9 +20,12 @@ fn levels() -> impl Iterator<Item = Level> {
     Level::ALL.into_iter().filter(|level| level.is_supported())
 }
 
-/// Numbers from a normal distribution, the same for the same shape.
+/// Numbers from a normal distribution: others at every call, but the same in every run.
 fn random(shape: &[i32], dtype: Dtype) -> Array {
-    let seed = shape.iter().fold(7, |seed, &n| seed * 31 + n as u64);
+    thread_local! {
+        static SEED: Cell<u64> = const { Cell::new(0) };
+    }
+    let seed = SEED.replace(SEED.get() + 1);
     let key = mlx_rs::random::key(seed).unwrap();
     mlx_rs::random::normal::<f32>(shape, None, None, Some(&key)).unwrap().as_dtype(dtype).unwrap()
 }
