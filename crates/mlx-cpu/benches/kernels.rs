@@ -28,6 +28,7 @@ fn main() {
         }
     };
     linears(&bench);
+    blas(&bench);
 }
 
 type Bench<'a> = &'a dyn Fn(&str, f64, Peak, &dyn Fn(usize) -> Array);
@@ -109,4 +110,11 @@ fn random_packed(outputs: i32, inputs: i32, bits: i32) -> Packed {
     let biases = random(&grouped, Dtype::Bfloat16);
     weight.eval().unwrap();
     Packed { weight, scales, biases: Some(biases), group_size: 64, bits, mode: Mode::Affine }
+}
+
+/// What MLX computes itself, with this crate's `cblas_sgemm`.
+fn blas(bench: Bench) {
+    let (a, b) = (random(&[512, 3072], Dtype::Float32), random(&[3072, 1024], Dtype::Float32));
+    let flops = 2.0 * 512.0 * 3072.0 * 1024.0;
+    bench("MLX matmul Float32", flops, Peak::Float32, &|_| a.matmul(&b).unwrap());
 }

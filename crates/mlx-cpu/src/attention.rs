@@ -15,7 +15,7 @@ use crate::element::{Element, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
 use crate::linear::tile::Tiles;
-use crate::linear::{Format, Matrix, current_level, is_float};
+use crate::linear::{Matrix, current_level, is_float};
 use crate::pool::{self, parallel};
 use crate::scratch::{Scratch, as_floats};
 use crate::simd::{Simd, Work, exp};
@@ -183,7 +183,7 @@ const BLOCKS_AT_ONCE: usize = 8;
 impl Attention {
     fn many<T: Element>(&self, sizes: Sizes, inputs: &[View], y: &SharedMut<T>) {
         let tiles = Tiles::new(self.level, T::DTYPE);
-        let [queries, keys, values] = [0, 1, 2].map(|i| Matrix::new(Format::Dense, &[inputs[i]]));
+        let [queries, keys, values] = [0, 1, 2].map(|i| Matrix::dense(&inputs[i]));
         let width = tiles.width();
         let kv_heads = inputs[1].dim(0) * sizes.kv_heads;
         let panels = sizes.n.div_ceil(width);

@@ -8,6 +8,7 @@
 
 mod amx;
 mod attention;
+mod blas;
 mod element;
 mod ffi;
 mod level;
@@ -26,7 +27,7 @@ mod tests;
 
 pub use attention::{Mask, attention};
 pub use level::{Level, VARIABLE};
-pub use linear::{Weight, linear};
+pub use linear::{Weight, expert_linear, linear};
 pub use map::{Activation, activation, add, gated};
 pub use norm::{layer_norm, rms_norm};
 pub use pool::{set_threads, threads};

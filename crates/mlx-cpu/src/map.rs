@@ -27,7 +27,7 @@ pub enum Activation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Map {
+pub(crate) enum Map {
     /// The activation.
     One(Activation),
     /// The activation of the first, times the second.
@@ -36,8 +36,8 @@ enum Map {
     Derivative(Activation),
     /// The sum of the first and the second.
     Add,
-    /// The product of the first and the second.
-    Multiply,
+    /// The derivative of the activation at the first, times the second and the third.
+    GatedDerivative(Activation),
 }
 
 /// The activation of every element, `[..] -> [..]`, computed in float32. Differentiable.
@@ -55,7 +55,7 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
     map(current_level()?, Map::Add, &[a, b])
 }
 
-fn map(level: Level, map: Map, inputs: &[&Array]) -> Result<Array> {
+pub(crate) fn map(level: Level, map: Map, inputs: &[&Array]) -> Result<Array> {
     let (shape, dtype) = (inputs[0].shape(), inputs[0].dtype());
     if !is_float(dtype) || inputs.iter().any(|array| array.shape() != shape || array.dtype() != dtype) {
         let inputs: Vec<_> = inputs.iter().map(|array| (array.shape(), array.dtype())).collect();
@@ -80,27 +80,25 @@ impl Kernel for Elementwise {
             for_rows(inputs[0].num_rows(), len, |row| {
                 // SAFETY: each row is written by one task.
                 let to = unsafe { y.slice(row * len, len) };
-                let (a, b) = (rows[0].get(row), rows[rows.len() - 1].get(row));
-                self.level.dispatch(MapRow { map: self.map, a, b, to });
+                let [a, b, c] = [0, 1, 2].map(|input| rows[input.min(rows.len() - 1)].get(row));
+                self.level.dispatch(MapRow { map: self.map, a, b, c, to });
             });
         });
     }
 
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
         let gradient = &cotangents[0];
-        let map = |kind, a: &Array, b: &Array| map(self.level, kind, &[a, b]);
         Ok(match self.map {
-            Map::One(kind) => vec![Some(map(Map::Derivative(kind), &inputs[0], gradient)?)],
+            Map::One(kind) => vec![Some(map(self.level, Map::Derivative(kind), &[&inputs[0], gradient])?)],
             Map::Gated(kind) => {
-                let scaled = map(Map::Multiply, &inputs[1], gradient)?;
-                let gate = map(Map::Derivative(kind), &inputs[0], &scaled)?;
-                vec![Some(gate), Some(map(Map::Gated(kind), &inputs[0], gradient)?)]
+                let [gate, up] = inputs else { unreachable!("two inputs") };
+                let of_gate = map(self.level, Map::GatedDerivative(kind), &[gate, up, gradient])?;
+                vec![Some(of_gate), Some(map(self.level, Map::Gated(kind), &[gate, gradient])?)]
             }
             Map::Add => vec![Some(gradient.clone()), Some(gradient.clone())],
-            Map::Multiply => {
-                vec![Some(map(Map::Multiply, &inputs[1], gradient)?), Some(map(Map::Multiply, &inputs[0], gradient)?)]
+            Map::Derivative(_) | Map::GatedDerivative(_) => {
+                return Err(Exception::custom("activations have no second derivative"));
             }
-            Map::Derivative(_) => return Err(Exception::custom("activations have no second derivative")),
         })
     }
 }
@@ -117,8 +115,9 @@ pub(crate) fn for_rows(rows: usize, len: usize, work: impl Fn(usize) + Sync) {
 struct MapRow<'a, T> {
     map: Map,
     a: &'a [T],
-    /// `a` again where there is only one input.
+    /// The last input where there is none at this place; so `c`.
     b: &'a [T],
+    c: &'a [T],
     to: &'a mut [T],
 }
 
@@ -126,14 +125,16 @@ impl<T: Element> Work for MapRow<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for ((a, b), to) in self.a.chunks(S::LANES).zip(self.b.chunks(S::LANES)).zip(self.to.chunks_mut(S::LANES)) {
+        let lanes = S::LANES;
+        let inputs = self.a.chunks(lanes).zip(self.b.chunks(lanes)).zip(self.c.chunks(lanes));
+        for (((a, b), c), to) in inputs.zip(self.to.chunks_mut(lanes)) {
             let (a, b) = (load_part(s, a), load_part(s, b));
             let y = match self.map {
                 Map::One(kind) => value(s, kind, a),
                 Map::Gated(kind) => s.mul(value(s, kind, a), b),
                 Map::Derivative(kind) => s.mul(slope(s, kind, a), b),
                 Map::Add => s.add(a, b),
-                Map::Multiply => s.mul(a, b),
+                Map::GatedDerivative(kind) => s.mul(slope(s, kind, a), s.mul(b, load_part(s, c))),
             };
             store_part(s, to, y);
         }

@@ -42,6 +42,26 @@ impl<'a> View<'a> {
         Self { data, shape, strides, dtype }
     }
 
+    /// The part `index` along the first axis.
+    pub(crate) fn part(&self, index: usize) -> Self {
+        assert!(index < self.dim(0));
+        let item_size = match self.dtype {
+            Dtype::Uint8 => 1,
+            Dtype::Bfloat16 | Dtype::Float16 => 2,
+            Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
+            other => unreachable!("kernels do not take {other:?}"),
+        };
+        let offset = self.strides[0] as isize * index as isize * item_size;
+        // The part is inside the array, so it keeps the promise of `new`.
+        Self { data: self.data.wrapping_offset(offset), shape: &self.shape[1..], strides: &self.strides[1..], ..*self }
+    }
+
+    /// The rows of a matrix that lies in a slice; `shape` and `strides` are room for its own.
+    pub(crate) fn matrix<T: Plain>(all: &'a [T], shape: &'a [i32; 2], strides: &'a [i64; 2]) -> Self {
+        assert!(all.len() == shape[0] as usize * shape[1] as usize && *strides == [i64::from(shape[1]), 1]);
+        Self { data: all.as_ptr().cast(), shape, strides, dtype: T::DTYPE }
+    }
+
     /// Length of axis `axis`.
     pub(crate) fn dim(&self, axis: usize) -> usize {
         self.shape[axis] as usize

@@ -62,13 +62,9 @@ enum Scales<'a> {
 impl<'a> Matrix<'a> {
     /// The matrix in `arrays`, of which there are [`Format::num_arrays`].
     pub(crate) fn new(format: Format, arrays: &[View<'a>]) -> Self {
-        use mlx_rs::Dtype::*;
-        match (format, arrays[0].dtype) {
-            (Format::Dense, Float32) => Self::DenseF32(arrays[0].rows()),
-            (Format::Dense, Bfloat16) => Self::DenseBf16(arrays[0].rows()),
-            (Format::Dense, Float16) => Self::DenseF16(arrays[0].rows()),
-            (Format::Dense, other) => unreachable!("kernels take floats, not {other:?}"),
-            (Format::Packed { mode, bits, group_size }, _) => Self::Packed(Packed {
+        match format {
+            Format::Dense => Self::dense(&arrays[0]),
+            Format::Packed { mode, bits, group_size } => Self::Packed(Packed {
                 mode,
                 bits,
                 group_size,
@@ -78,6 +74,17 @@ impl<'a> Matrix<'a> {
                 biases: mode.has_biases().then(|| Scales::new(&arrays[2])),
                 groups: arrays[1].last(),
             }),
+        }
+    }
+
+    /// The matrix of the last axis by all others.
+    pub(crate) fn dense(array: &View<'a>) -> Self {
+        use mlx_rs::Dtype::*;
+        match array.dtype {
+            Float32 => Self::DenseF32(array.rows()),
+            Bfloat16 => Self::DenseBf16(array.rows()),
+            Float16 => Self::DenseF16(array.rows()),
+            other => unreachable!("kernels take floats, not {other:?}"),
         }
     }
 

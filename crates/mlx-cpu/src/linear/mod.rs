@@ -1,5 +1,6 @@
 //! Linear maps over plain and packed matrices.
 
+mod experts;
 mod format;
 mod gemm;
 mod gemv;
@@ -14,7 +15,10 @@ use mlx_rs::{Array, Dtype};
 use crate::element::{Element, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
-use crate::view::{View, ViewMut};
+use crate::view::{SharedMut, View, ViewMut};
+pub use experts::expert_linear;
+#[cfg(test)]
+pub(crate) use experts::expert_linear_at;
 pub(crate) use format::{Format, Matrix, convert};
 pub(crate) use gemm::{Gemm, Weight as Direction};
 
@@ -44,24 +48,31 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Outputs and inputs, if the arrays fit one another.
+    /// Outputs and inputs, if the arrays fit one another and are one matrix.
     pub(crate) fn shape(self) -> Option<(i32, i32)> {
+        let ([], outputs, inputs) = self.shapes()? else { return None };
+        Some((outputs, inputs))
+    }
+
+    /// The axes before the matrices', outputs and inputs, if the arrays fit one another.
+    fn shapes(self) -> Option<(&'a [i32], i32, i32)> {
         match self {
             Self::Dense(weight) => {
-                let &[outputs, inputs] = weight.shape() else { return None };
-                is_float(weight.dtype()).then_some((outputs, inputs))
+                let [outer @ .., outputs, inputs] = weight.shape() else { return None };
+                is_float(weight.dtype()).then_some((outer, *outputs, *inputs))
             }
             Self::Packed(p) => {
-                let (&[outputs, words], &[rows, groups]) = (p.weight.shape(), p.scales.shape()) else { return None };
+                let [outer @ .., outputs, words] = p.weight.shape() else { return None };
+                let [scales_outer @ .., rows, groups] = p.scales.shape() else { return None };
                 let inputs = groups * p.group_size;
                 let fits = p.weight.dtype() == Dtype::Uint32
-                    && rows == outputs
-                    && i64::from(inputs) * i64::from(p.bits) == 32 * i64::from(words)
+                    && (outer, outputs) == (scales_outer, rows)
+                    && i64::from(inputs) * i64::from(p.bits) == 32 * i64::from(*words)
                     && p.biases.is_some() == p.mode.has_biases()
                     && p.biases
                         .as_ref()
                         .is_none_or(|biases| biases.shape() == p.scales.shape() && is_float(biases.dtype()));
-                (fits && known(p)).then_some((outputs, inputs))
+                (fits && known(p)).then_some((outer, *outputs, inputs))
             }
         }
     }
@@ -127,34 +138,28 @@ struct Linear {
     level: Level,
 }
 
-impl Linear {
-    fn compute<T: Element>(&self, inputs: &[View], y: &mut ViewMut) {
-        let (x, rest) = inputs.split_first().expect("x is the first input");
-        let (arrays, bias) = rest.split_at(self.format.num_arrays());
-        let weight = Matrix::new(self.format, arrays);
-        let outputs = arrays[0].dim(0);
-        let (rows, len) = (x.num_rows(), x.last());
-        let bias = bias.first().map(to_f32);
-        let y = y.shared::<T>();
-        if let Matrix::Packed(packed) = &weight
-            && T::DTYPE != Dtype::Float32
-            && rows <= gemv::MOST_VECTORS
-            && gemv::supports(self.format)
-        {
-            return gemv::multiply(self.level, packed, &x.rows::<T>(), (rows, len, outputs), bias.as_deref(), &y);
-        }
-        let gemm = Gemm {
-            level: self.level,
-            dtype: T::DTYPE,
-            rows,
-            len,
-            outputs,
-            weight: &weight,
-            direction: Direction::RowsAreOutputs,
-            bias: bias.as_deref(),
-        };
-        gemm.run(&Matrix::new(Format::Dense, &[*x]), &y);
+/// `y = x · weightᵀ + bias`; `weight` are the arrays of one matrix.
+fn product<T: Element>(
+    level: Level,
+    format: Format,
+    weight: &[View],
+    x: &View,
+    bias: Option<&[f32]>,
+    y: &SharedMut<T>,
+) {
+    let outputs = weight[0].dim(0);
+    let weight = Matrix::new(format, weight);
+    let (rows, len) = (x.num_rows(), x.last());
+    if let Matrix::Packed(packed) = &weight
+        && T::DTYPE != Dtype::Float32
+        && rows <= gemv::MOST_VECTORS
+        && gemv::supports(format)
+    {
+        return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
     }
+    let direction = Direction::RowsAreOutputs;
+    let gemm = Gemm { level, dtype: T::DTYPE, rows, len, outputs, weight: &weight, direction, bias };
+    gemm.run(&Matrix::dense(x), y);
 }
 
 impl Kernel for Linear {
@@ -162,7 +167,11 @@ impl Kernel for Linear {
 
     fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let y = &mut outputs[0];
-        with_element!(y.dtype(), T => self.compute::<T>(inputs, y));
+        let (weight, bias) = inputs[1..].split_at(self.format.num_arrays());
+        let bias = bias.first().map(to_f32);
+        with_element!(y.dtype(), T => {
+            product::<T>(self.level, self.format, weight, &inputs[0], bias.as_deref(), &y.shared());
+        });
     }
 
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
@@ -196,7 +205,7 @@ impl Kernel for Transposed {
             direction: Direction::ColumnsAreOutputs,
             bias: None,
         };
-        let x = Matrix::new(Format::Dense, &[*x]);
+        let x = Matrix::dense(x);
         with_element!(y.dtype(), T => gemm.run(&x, &y.shared::<T>()));
     }
 

@@ -5,10 +5,13 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod amx;
 mod attention;
+mod gradients;
 mod linear;
+mod rest;
 
 use std::cell::Cell;
 
+use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 
 use crate::Level;
@@ -59,4 +62,14 @@ fn assert_near(array: &Array, exact: &[f64], what: &dyn std::fmt::Debug) {
     };
     let allowed = (2.0 * distance(&rounded, exact)).max(3e-6);
     assert!(error <= allowed, "{what:?}: off by {error:.2e}, where {allowed:.2e} is allowed");
+}
+
+/// The matrix in float32; MLX computes in the type of the scales.
+fn unpacked(packed: &Packed) -> Array {
+    let mut packed = packed.clone();
+    if packed.mode == Mode::Affine {
+        packed.scales = packed.scales.as_dtype(Dtype::Float32).unwrap();
+        packed.biases = packed.biases.map(|biases| biases.as_dtype(Dtype::Float32).unwrap());
+    }
+    packed.dequantize(Dtype::Float32).unwrap()
 }

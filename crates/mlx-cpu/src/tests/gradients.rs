@@ -1,0 +1,164 @@
+//! Gradients against those that MLX derives from plain float32 operations.
+
+use mlx_quantized::{Mode, Packed};
+use mlx_rs::error::Result;
+use mlx_rs::ops::{arange, concatenate, cos, erf, rsqrt, sigmoid, sin, softmax_axis, tanh, r#where};
+use mlx_rs::transforms::fallible_vjp;
+use mlx_rs::{Array, Dtype};
+
+use super::*;
+use crate::attention::attention_at;
+use crate::linear::linear_at;
+use crate::map::{Map, map};
+use crate::norm::norm;
+use crate::rope::rope_at;
+use crate::{Activation, Mask, Weight};
+
+type Function<'a> = &'a dyn Fn(&[Array]) -> Result<Array>;
+
+fn gradients(function: Function, inputs: &[Array], cotangent: &Array) -> Vec<Array> {
+    let function = |inputs: &[Array]| Ok(vec![function(inputs)?]);
+    fallible_vjp(function, inputs, std::slice::from_ref(cotangent)).unwrap().1
+}
+
+/// Gradients of `ours` at every level and type against those of `plain` in float32.
+fn compare(name: &str, shapes: &[&[i32]], ours: &dyn Fn(Level, &[Array]) -> Result<Array>, plain: Function) {
+    for dtype in FLOATS {
+        let inputs: Vec<Array> = shapes.iter().map(|shape| random(shape, dtype)).collect();
+        let exact_inputs: Vec<Array> = inputs.iter().map(|input| input.as_dtype(Dtype::Float32).unwrap()).collect();
+        let cotangent = random(plain(&exact_inputs).unwrap().shape(), dtype);
+        let exact = gradients(plain, &exact_inputs, &cotangent.as_dtype(Dtype::Float32).unwrap());
+        for level in levels() {
+            let got = gradients(&|inputs| ours(level, inputs), &inputs, &cotangent);
+            for (i, (got, exact)) in got.iter().zip(&exact).enumerate() {
+                assert_eq!((got.shape(), got.dtype()), (inputs[i].shape(), dtype));
+                assert_near(got, &to_f64(exact), &(name, level, dtype, i));
+            }
+        }
+    }
+}
+
+#[test]
+fn of_linear_maps() {
+    let (weight, bias) = (random(&[50, 128], Dtype::Float32), random(&[50], Dtype::Float32));
+    let dense = |inputs: &[Array]| inputs[0].matmul(weight.t())?.add(&bias);
+    for shape in [[1, 128], [21, 128]] {
+        compare("dense", &[&shape], &|level, x| linear_at(level, &x[0], Weight::Dense(&weight), Some(&bias)), &dense);
+    }
+    for (mode, bits, group_size) in [(Mode::Affine, 4, 64), (Mode::Affine, 3, 32), (Mode::Mxfp8, 8, 32)] {
+        let packed = Packed::quantize(&weight, group_size, bits, mode).unwrap();
+        let plain = packed.dequantize(Dtype::Float32).unwrap();
+        compare("packed", &[&[2, 7, 128]], &|level, x| linear_at(level, &x[0], Weight::Packed(&packed), None), &|x| {
+            x[0].matmul(plain.t())
+        });
+    }
+}
+
+#[test]
+fn of_attention() {
+    let scale = 0.25;
+    for (mask, n, total) in [(Mask::Full, 5, 9), (Mask::Causal, 9, 9), (Mask::Window(3), 6, 11)] {
+        let seen: Vec<bool> = (0..n * total)
+            .map(|i| (i / total + total - n, i % total))
+            .map(|(query, key)| match mask {
+                Mask::Full => true,
+                Mask::Causal => key <= query,
+                Mask::Window(window) => key <= query && key + window as i32 > query,
+            })
+            .collect();
+        let seen = Array::from_slice(&seen, &[n, total]);
+        let plain = |inputs: &[Array]| {
+            let repeat = |x: &Array| mlx_rs::ops::repeat_axis::<f32>(x.clone(), 2, 1);
+            let scores = inputs[0].matmul(repeat(&inputs[1])?.transpose_axes(&[0, 1, 3, 2])?)?;
+            let scores = r#where(&seen, scores.multiply(Array::from_f32(scale))?, Array::from_f32(-1e30))?;
+            let mixed = softmax_axis(&scores, -1, None)?.matmul(repeat(&inputs[2])?)?;
+            mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[2, n, -1])
+        };
+        let (queries, keys) = ([2, 4, n, 20], [2, 2, total, 20]);
+        compare(
+            "attention",
+            &[&queries, &keys, &keys],
+            &|level, x| attention_at(level, &x[0], &x[1], &x[2], scale, mask, None),
+            &plain,
+        );
+    }
+}
+
+#[test]
+fn of_norms() {
+    let (weight, bias) = (random(&[70], Dtype::Float32), random(&[70], Dtype::Float32));
+    let normal = |x: &Array| x.multiply(rsqrt(&x.square()?.mean_axis(-1, true)?.add(Array::from_f32(1e-3))?)?);
+    compare("rms", &[&[3, 70]], &|level, x| norm(level, &x[0], &weight, None, 1e-3), &|x| {
+        normal(&x[0])?.multiply(&weight)
+    });
+    compare("layer", &[&[3, 70]], &|level, x| norm(level, &x[0], &weight, Some(&bias), 1e-3), &|x| {
+        normal(&x[0].subtract(x[0].mean_axis(-1, true)?)?)?.multiply(&weight)?.add(&bias)
+    });
+}
+
+fn turned(x: &Array, wavelengths: &Array, gain: f32, offset: i32) -> Result<Array> {
+    let (n, pairs) = (x.dim(2), wavelengths.dim(0));
+    let angles = arange::<_, f32>(offset, offset + n, None)?.reshape(&[n, 1])?.divide(wavelengths)?;
+    let (cos, sin) = (cos(&angles)?.multiply(Array::from_f32(gain))?, sin(&angles)?.multiply(Array::from_f32(gain))?);
+    let parts = mlx_rs::ops::split_at_indices(x, &[pairs, 2 * pairs], -1)?;
+    let first = parts[0].multiply(&cos)?.subtract(parts[1].multiply(&sin)?)?;
+    let second = parts[1].multiply(&cos)?.add(parts[0].multiply(&sin)?)?;
+    concatenate(&[first, second, parts[2].clone()], -1)
+}
+
+#[test]
+fn rotation_and_its_gradient() {
+    let wavelengths = Array::from_slice(&[1.0_f32, 3.0, 10.0, 50.0, 200.0], &[5]);
+    for offset in [0, 41] {
+        let plain = |x: &[Array]| turned(&x[0], &wavelengths, 1.2, offset);
+        compare("rope", &[&[2, 3, 4, 12]], &|level, x| rope_at(level, &x[0], &wavelengths, 1.2, &[offset]), &plain);
+        let x = random(&[2, 3, 4, 12], Dtype::Float32);
+        let exact = to_f64(&turned(&x, &wavelengths, 1.2, offset).unwrap());
+        for level in levels() {
+            assert_near(&rope_at(level, &x, &wavelengths, 1.2, &[offset]).unwrap(), &exact, &(level, offset));
+        }
+    }
+    // A batch whose rows start at different positions.
+    let x = random(&[2, 3, 4, 12], Dtype::Float32);
+    let both = turned(&x, &wavelengths, 1.0, 7).unwrap();
+    use mlx_rs::ops::indexing::IndexOp;
+    let got = rope_at(Level::Portable, &x, &wavelengths, 1.0, &[3, 7]).unwrap();
+    assert_near(&got.index(1), &to_f64(&both.index(1)), &"offsets");
+    assert!(distance(&to_f64(&got.index(0)), &to_f64(&both.index(0))) > 0.1);
+}
+
+fn plain(kind: Activation, x: &Array) -> Result<Array> {
+    let number = Array::from_f32;
+    match kind {
+        Activation::Silu => x.multiply(sigmoid(x)?),
+        Activation::QuickGelu => x.multiply(sigmoid(x.multiply(number(1.702))?)?),
+        Activation::Gelu => {
+            let phi = erf(x.multiply(number(0.5_f32.sqrt()))?)?.add(number(1.0))?;
+            x.multiply(phi)?.multiply(number(0.5))
+        }
+        Activation::GeluTanh => {
+            let cubic = x.add(x.square()?.multiply(x)?.multiply(number(0.044_715))?)?;
+            let tanh = tanh(cubic.multiply(number((2.0 / std::f32::consts::PI).sqrt()))?)?.add(number(1.0))?;
+            x.multiply(tanh)?.multiply(number(0.5))
+        }
+    }
+}
+
+#[test]
+fn activations_and_their_gradients() {
+    for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
+        let name = format!("{kind:?}");
+        compare(&name, &[&[3, 37]], &|level, x| map(level, Map::One(kind), &[&x[0]]), &|x| plain(kind, &x[0]));
+        let gated = |x: &[Array]| plain(kind, &x[0])?.multiply(&x[1]);
+        compare(&name, &[&[3, 37], &[3, 37]], &|level, x| map(level, Map::Gated(kind), &[&x[0], &x[1]]), &gated);
+        for dtype in FLOATS {
+            let x = random(&[5, 100], dtype).multiply(Array::from_f32(4.0).as_dtype(dtype).unwrap()).unwrap();
+            let exact = to_f64(&plain(kind, &x.as_dtype(Dtype::Float32).unwrap()).unwrap());
+            for level in levels() {
+                assert_near(&map(level, Map::One(kind), &[&x]).unwrap(), &exact, &(level, kind, dtype));
+            }
+        }
+    }
+    let add = |x: &[Array]| x[0].add(&x[1]);
+    compare("add", &[&[3, 37], &[3, 37]], &|level, x| map(level, Map::Add, &[&x[0], &x[1]]), &add);
+}
