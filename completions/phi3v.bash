@@ -81,7 +81,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__generate)
-            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --prefill-step-size --json --quiet --verbose --model --revision --dtype --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --help --version"
+            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --prefill-step-size --json --quiet --verbose --model --revision --dtype --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -133,6 +133,10 @@ _phi3v() {
                     ;;
                 --dtype)
                     COMPREPLY=($(compgen -W "auto float32 float16 bfloat16" -- "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --image)
@@ -301,7 +305,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__verify)
-            opts="-m -g -q -v -h -V --model --golden --prefill-step-size --json --quiet --verbose --help --version"
+            opts="-m -g -q -v -h -V --model --golden --prefill-step-size --json --threads --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -324,6 +328,10 @@ _phi3v() {
                     return 0
                     ;;
                 --prefill-step-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --threads)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

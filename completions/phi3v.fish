@@ -42,6 +42,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbe
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'The most pixels a picture may have' -r
@@ -63,10 +64,11 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s V -l version -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s m -l model -d 'Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s g -l golden -d 'Folder with recordings of the reference implementation; folders below it are searched, too' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l prefill-step-size -d 'Prefill in steps of so many positions; several, separated by commas, must all give the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l json -d 'Print one JSON object per recording'
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s v -l verbose -d 'Tell more about what is done, on stderr'
-complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'

@@ -71,6 +71,19 @@ pub(crate) struct ModelArgs {
     /// Numbers in which to compute
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) cpu: CpuArgs,
+}
+
+/// How much of the CPU
+#[derive(Debug, Args)]
+pub(crate) struct CpuArgs {
+    /// Threads to compute with, on a CPU [default: one for each physical core]
+    ///
+    /// Results do not depend on it. The variable PHI3V_CPU names the instructions to use, where it should not be the
+    /// best that the CPU has: portable, avx2, avx512, avx512-bf16 or amx.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 /// Which pictures, and how they are read
@@ -238,6 +251,8 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object per recording
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) cpu: CpuArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

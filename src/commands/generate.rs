@@ -11,16 +11,16 @@ use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
 use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
 use phi3v::processor::{Message, NumCrops, Processor, Prompt};
-use phi3v::{checkpoint::ModelFiles, models};
+use phi3v::{checkpoint::ModelFiles, device, models};
 use serde::Serialize;
 
-use crate::cli::{GenerateArgs, ImageArgs, ModelArgs, OutputArgs};
+use crate::cli::{CpuArgs, GenerateArgs, ImageArgs, ModelArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
 pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let GenerateArgs {
-        model: ModelArgs { model, revision, dtype },
+        model: ModelArgs { model, revision, dtype, cpu: CpuArgs { threads } },
         prompt,
         system,
         ignore_chat_template,
@@ -33,6 +33,8 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         output: OutputArgs { quiet, verbose },
     } = args;
     let ui = Ui::new(quiet, verbose);
+
+    device::use_threads(threads.map(usize::from))?;
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
     let prompt = read_prompt(prompt, &images)?;

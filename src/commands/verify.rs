@@ -4,13 +4,22 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use phi3v::device;
 use phi3v::verify::{CaseReport, verify};
 
-use crate::cli::{OutputArgs, VerifyArgs};
+use crate::cli::{CpuArgs, OutputArgs, VerifyArgs};
 use crate::ui::Ui;
 
 pub(super) fn run(args: VerifyArgs) -> Result<ExitCode> {
-    let VerifyArgs { model, golden, prefill_step_size, json, output: OutputArgs { quiet, verbose } } = args;
+    let VerifyArgs {
+        model,
+        golden,
+        prefill_step_size,
+        json,
+        cpu: CpuArgs { threads },
+        output: OutputArgs { quiet, verbose },
+    } = args;
+    device::use_threads(threads.map(usize::from))?;
     let ui = Ui::new(quiet, verbose);
     let steps: Vec<usize> = prefill_step_size.iter().map(|&step| step as usize).collect();
 

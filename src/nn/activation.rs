@@ -6,7 +6,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::{erf, sigmoid};
 
-use super::on_cpu;
+use crate::device::on_cpu;
 
 /// `a + b`, of the same shape and type.
 pub fn add(a: &Array, b: &Array) -> Result<Array> {

@@ -6,7 +6,7 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::arange;
 use mlx_rs::{Array, Dtype};
 
-use super::on_cpu;
+use crate::device::on_cpu;
 
 /// `softmax(scale · queries · keysᵀ) · values` (Vaswani et al. 2017, equation 1) per head, with the heads side by side
 /// in the result, `[batch, n, heads · head_dim]`.

@@ -6,9 +6,9 @@ use mlx_rs::ops::indexing::{IndexOp, TryIndexOp};
 use mlx_rs::ops::{addmm, matmul};
 use mlx_rs::{Array, Dtype};
 
-use super::on_cpu;
 use crate::checkpoint::Scope;
 use crate::checkpoint::config::QuantizedAs;
+use crate::device::on_cpu;
 
 /// A matrix `[output, input]` as the checkpoint stores it.
 enum Weight {

@@ -11,12 +11,3 @@ pub use attention::{Mask, attention, split_heads};
 pub use linear::{Embedding, Linear};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopeConfig, RopeFactors};
-
-/// Whether arrays live on the CPU, where MLX's own operations are slow and `mlx-cpu` has better ones.
-fn on_cpu() -> bool {
-    static ON_CPU: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ON_CPU.get_or_init(|| {
-        let device = mlx_rs::Device::try_default().and_then(|device| device.get_type());
-        matches!(device, Ok(mlx_rs::DeviceType::Cpu))
-    })
-}

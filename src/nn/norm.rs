@@ -3,8 +3,8 @@
 use mlx_rs::error::Result;
 use mlx_rs::{Array, fast};
 
-use super::on_cpu;
 use crate::checkpoint::Scope;
+use crate::device::on_cpu;
 
 /// `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich 2019, equation 4).
 pub struct RmsNorm {

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use mlx_rs::{Array, fast};
 use serde::Deserialize;
 
-use super::on_cpu;
+use crate::device::on_cpu;
 
 /// Which of the two factor sets of longrope turned a sequence's keys: short up to the boundary
 /// (`original_max_position_embeddings`), long for every position once the sequence is longer. Other models have one set,

@@ -287,3 +287,39 @@ fn a_model_comes_from_the_hub_once() {
     assert_eq!((again.stdout, hub.take_log().len()), (first.stdout.clone(), 1), "only the listing is asked for");
     assert_eq!(generate("1", "http://127.0.0.1:1").stdout, first.stdout);
 }
+
+#[test]
+fn threads_and_instructions_are_chosen_or_refused() {
+    let (tiny, photo) = (tiny(), photo());
+    let args = |threads: &'static str| {
+        let (tiny, photo) = (tiny.clone(), photo.clone());
+        [
+            "generate",
+            "-m",
+            &tiny,
+            "--image",
+            &photo,
+            "--prompt",
+            "Hi",
+            "--max-tokens",
+            "6",
+            "--quiet",
+            "--dtype",
+            "float32",
+            "--threads",
+            threads,
+        ]
+        .map(str::to_owned)
+    };
+    let run = |threads, level: Option<&str>| {
+        let mut command = phi3v(&[]);
+        command.args(args(threads)).envs(level.map(|level| ("PHI3V_CPU", level))).output().unwrap()
+    };
+    let (one, three, portable) = (run("1", None), run("3", None), run("2", Some("portable")));
+    assert!(one.status.success() && !one.stdout.is_empty(), "{}", text(&one.stderr));
+    assert_eq!(text(&one.stdout), text(&three.stdout));
+    assert_eq!(text(&one.stdout), text(&portable.stdout));
+    fails(2, &["generate", "-m", &tiny, "--prompt", "Hi", "--threads", "0"], "--threads");
+    let unknown = run("1", Some("sse9"));
+    assert_failure(&unknown, 1, &[], "PHI3V_CPU=sse9: no such level; there are portable, avx2");
+}

@@ -10,7 +10,7 @@ use mlx_rs::Dtype;
 
 /// What bounds a kernel.
 #[derive(Clone, Copy)]
-pub enum Peak {
+pub(crate) enum Peak {
     /// Reading memory.
     Read,
     /// Products and sums of float32.
@@ -23,7 +23,7 @@ pub enum Peak {
 
 impl Peak {
     /// The bound of products of this type at the current level.
-    pub fn products(dtype: Dtype) -> Self {
+    pub(crate) fn products(dtype: Dtype) -> Self {
         match (dtype, Level::current().unwrap()) {
             (Dtype::Bfloat16, Level::Amx) => Self::Tiles,
             (Dtype::Bfloat16, Level::Avx512Bf16) => Self::Bfloat16,
@@ -31,12 +31,12 @@ impl Peak {
         }
     }
 
-    pub fn unit(self) -> &'static str {
+    pub(crate) fn unit(self) -> &'static str {
         if matches!(self, Self::Read) { "GB/s" } else { "GFLOP/s" }
     }
 
     /// Bytes or operations per second.
-    pub fn measure(self) -> f64 {
+    pub(crate) fn measure(self) -> f64 {
         let threads = mlx_cpu::threads();
         let start = Instant::now();
         let work: f64 = thread::scope(|scope| {
@@ -103,7 +103,7 @@ mod x86 {
         ($name:ident, $instruction:literal, $prefix:literal, $flops:literal) => {
             /// # Safety
             /// The CPU has the instruction.
-            pub unsafe fn $name(times: usize) -> f64 {
+            pub(crate) unsafe fn $name(times: usize) -> f64 {
                 // SAFETY: registers only.
                 unsafe {
                     asm!(
@@ -138,7 +138,7 @@ mod x86 {
 
     /// # Safety
     /// The CPU has AMX with bfloat16, and the process may use it.
-    pub unsafe fn tiles(times: usize) -> f64 {
+    pub(crate) unsafe fn tiles(times: usize) -> f64 {
         #[repr(align(64))]
         struct Config([u8; 64]);
         let mut config = Config([0; 64]);

@@ -69,7 +69,7 @@ mod x86 {
     pub(crate) fn multiply(left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32], add: bool) {
         const WIDTH: usize = 32;
         let words = left.len() / rows;
-        assert!(rows <= ROWS && words % WORDS == 0);
+        assert!(rows <= ROWS && words.is_multiple_of(WORDS));
         assert!(left.len() == rows * words && panel.len() >= words * WIDTH && tile.len() >= rows * WIDTH);
         let (upper, lower) = (rows.min(16), rows.saturating_sub(16));
         let config = Config::new(upper, lower);

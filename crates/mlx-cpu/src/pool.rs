@@ -174,7 +174,7 @@ impl Shared {
                 return Some(gate);
             }
             polls = polls.wrapping_add(1);
-            if polls % 64 > 0 || since.elapsed() < AWAKE {
+            if !polls.is_multiple_of(64) || since.elapsed() < AWAKE {
                 spin_loop();
                 continue;
             }

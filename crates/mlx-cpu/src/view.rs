@@ -92,7 +92,7 @@ impl<'a> View<'a> {
     }
 
     /// All elements in row-major order; copied where they lie otherwise.
-    pub(crate) fn to_slice<T: Plain>(&self) -> Cow<'a, [T]> {
+    pub(crate) fn to_slice<T: Plain>(self) -> Cow<'a, [T]> {
         debug_assert_eq!(self.dtype, T::DTYPE);
         if self.size() == 0 {
             return Cow::Borrowed(&[]);

@@ -349,8 +349,8 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
             unreachable!("this level has no such instruction")
         }
         // SAFETY: the same 512 bits under another type.
-        let (a, b): (__m512bh, __m512bh) = unsafe { (std::mem::transmute(a), std::mem::transmute(b)) };
-        has!(_mm512_dpbf16_ps(sum, a, b))
+        let pairs = |x| unsafe { std::mem::transmute::<__m512i, __m512bh>(x) };
+        has!(_mm512_dpbf16_ps(sum, pairs(a), pairs(b)))
     }
     #[inline(always)]
     unsafe fn transpose_16(self, from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {

@@ -74,7 +74,7 @@ fn padding_and_queries_that_see_nothing() {
     let (n, total) = (6, 60);
     // The second row's first keys are padding, up to beyond what its first queries see.
     let padding: Vec<bool> = (0..2 * total).map(|i| i % 7 > 0 && !(total..total + 57).contains(&i)).collect();
-    let array = Array::from_slice(&padding, &[2, total as i32]);
+    let array = Array::from_slice(&padding, &[2, total]);
     for level in levels() {
         for dtype in FLOATS {
             for n in [1, n] {

@@ -2,7 +2,7 @@
 
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::error::Result;
-use mlx_rs::ops::{arange, concatenate, cos, erf, rsqrt, sigmoid, sin, softmax_axis, tanh, r#where};
+use mlx_rs::ops::{arange, concatenate, cos, erf, rsqrt, select, sigmoid, sin, softmax_axis, tanh};
 use mlx_rs::transforms::fallible_vjp;
 use mlx_rs::{Array, Dtype};
 
@@ -70,7 +70,7 @@ fn of_attention() {
         let plain = |inputs: &[Array]| {
             let repeat = |x: &Array| mlx_rs::ops::repeat_axis::<f32>(x.clone(), 2, 1);
             let scores = inputs[0].matmul(repeat(&inputs[1])?.transpose_axes(&[0, 1, 3, 2])?)?;
-            let scores = r#where(&seen, scores.multiply(Array::from_f32(scale))?, Array::from_f32(-1e30))?;
+            let scores = select(&seen, scores.multiply(Array::from_f32(scale))?, Array::from_f32(-1e30))?;
             let mixed = softmax_axis(&scores, -1, None)?.matmul(repeat(&inputs[2])?)?;
             mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[2, n, -1])
         };

@@ -63,3 +63,35 @@ fn packed() {
         }
     }
 }
+
+/// The same bits from any number of threads, and in float32 also from any number of rows.
+#[test]
+fn results_do_not_depend_on_threads_or_company() {
+    use mlx_rs::ops::indexing::IndexOp;
+    let weight = random(&[300, 256], Dtype::Float32);
+    let packed = Packed::quantize(&weight, 64, 4, Mode::Affine).unwrap();
+    let before = crate::threads();
+    for level in levels() {
+        for dtype in FLOATS {
+            for rows in [1, 3, 50, 1100] {
+                let x = random(&[rows, 256], dtype);
+                for weight in [Weight::Dense(&weight), Weight::Packed(&packed)] {
+                    let with_threads = |threads| {
+                        crate::set_threads(threads);
+                        to_f64(&linear_at(level, &x, weight, None).unwrap())
+                    };
+                    let one = with_threads(1);
+                    assert!(
+                        [2, 3, 7].into_iter().all(|threads| with_threads(threads) == one),
+                        "{level} {dtype:?} {rows}"
+                    );
+                    if dtype == Dtype::Float32 {
+                        let last = linear_at(level, &x.index(rows - 1), weight, None).unwrap();
+                        assert_eq!(to_f64(&last), one[one.len() - 300..], "{level} {rows}");
+                    }
+                }
+            }
+        }
+    }
+    crate::set_threads(before);
+}
