@@ -169,13 +169,20 @@ impl Packed<'_> {
         sum
     }
 
+    /// Of one group of row `row`.
+    #[inline(always)]
+    pub(crate) fn scale_and_bias(&self, row: usize, group: usize) -> (f32, f32) {
+        let index = row * self.groups + group;
+        let bias = self.biases.as_ref().map_or(0.0, |biases| biases.get(index, self.mode));
+        (self.scales.get(index, self.mode), bias)
+    }
+
     /// What `codes`, a part of one group, stand for.
     #[inline(always)]
     fn scaled<S: Simd, T: Element>(&self, s: S, row: usize, group: usize, codes: &[u8], to: &mut [T]) {
-        let scale = self.scales.get(row * self.groups + group, self.mode);
+        let (scale, bias) = self.scale_and_bias(row, group);
         let table = match self.mode {
             Mode::Affine => {
-                let bias = self.biases.as_ref().map_or(0.0, |biases| biases.get(row * self.groups + group, self.mode));
                 let (scale, bias) = (s.splat(scale), s.splat(bias));
                 for (codes, to) in codes.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
                     let mut lanes = [0; 16];

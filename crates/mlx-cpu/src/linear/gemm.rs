@@ -1,5 +1,7 @@
 //! Matrix by matrix: panels of the weight, unpacked once each, by blocks of rows.
 
+use std::ops::Range;
+
 use mlx_rs::Dtype;
 
 use super::format::{Matrix, convert};
@@ -41,11 +43,8 @@ impl Gemm<'_> {
     /// Computes; row `i` of the left matrix is `x`'s row `from[i]`, and its result goes to row `to[i]` of `y`.
     pub(crate) fn run<T: Element>(&self, x: &Matrix, y: &SharedMut<T>) {
         let tiles = Tiles::new(self.level, self.dtype);
-        // Equal parts, as each unpacks the weight anew.
-        let parts = self.rows.div_ceil(ROWS_AT_ONCE).max(1);
-        let rows = self.rows.div_ceil(parts).next_multiple_of(tiles.rows());
-        for first in (0..self.rows).step_by(rows.max(1)) {
-            self.some_rows(tiles, x, first, rows.min(self.rows - first), y);
+        for rows in parts(self.rows, tiles.rows()) {
+            self.some_rows(tiles, x, rows.start, rows.len(), y);
         }
     }
 
@@ -93,11 +92,18 @@ impl Gemm<'_> {
     }
 }
 
+/// Rows to be packed at once: equal parts, as each unpacks the weight anew, of whole blocks.
+pub(super) fn parts(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(ROWS_AT_ONCE).max(1);
+    let len = rows.div_ceil(count).next_multiple_of(block_rows).max(1);
+    (0..rows).step_by(len).map(move |first| first..rows.min(first + len))
+}
+
 /// Adds the bias and rounds.
-struct Finish<'a, T> {
-    sums: &'a [f32],
-    bias: Option<&'a [f32]>,
-    to: &'a mut [T],
+pub(super) struct Finish<'a, T> {
+    pub sums: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+    pub to: &'a mut [T],
 }
 
 impl<T: Element> Work for Finish<'_, T> {

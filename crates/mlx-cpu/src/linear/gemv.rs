@@ -119,31 +119,44 @@ impl<T: Element> Work for Quantize<'_, T> {
         let (group_size, groups) = (weight.group_size, len / weight.group_size);
         let per_word = 16 / stored_bits(weight.bits);
         let mut q = vec![0; len.next_multiple_of(2 * S::LANES * per_word)];
-        let (mut scales, mut sums) = (vec![0.0; groups + 2 * S::LANES], vec![0.0; groups]);
-        for (group, x) in x.chunks_exact(group_size).enumerate() {
-            let mut largest = s.splat(0.0);
-            for x in x.chunks(S::LANES) {
-                let x = load_part(s, x);
-                largest = s.max(largest, s.max(x, s.sub(s.splat(0.0), x)));
-            }
-            let scale = s.largest(largest) / 32767.0;
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            let mut sum = s.splat(0.0);
-            for (x, q) in x.chunks(S::LANES).zip(q[group * group_size..].chunks_exact_mut(S::LANES)) {
-                let whole = s.round(s.mul(load_part(s, x), s.splat(inverse)));
-                sum = s.add(sum, whole);
-                // SAFETY: there is room for so many, as checked.
-                unsafe { s.store_words(q.as_mut_ptr(), whole) };
-            }
-            scales[group] = scale;
-            sums[group] = scale * s.sum(sum);
-        }
+        let (mut scales, mut sums) = (vec![0.0; groups], vec![0.0; groups]);
+        quantize_row(s, x, group_size, &mut q, &mut scales, &mut sums);
         let q = match per_word {
             2 => in_places::<S, 2>(&q),
             4 => in_places::<S, 4>(&q),
             _ => in_places::<S, 8>(&q),
         };
         Vector { q, scales, sums }
+    }
+}
+
+/// Integers `q` of a row, and of each group its scale and `scale · Σ q`.
+#[inline(always)]
+pub(super) fn quantize_row<S: Simd, T: Element>(
+    s: S,
+    x: &[T],
+    group_size: usize,
+    q: &mut [i16],
+    scales: &mut [f32],
+    sums: &mut [f32],
+) {
+    for (group, x) in x.chunks_exact(group_size).enumerate() {
+        let mut largest = s.splat(0.0);
+        for x in x.chunks_exact(S::LANES) {
+            let x = load_part(s, x);
+            largest = s.max(largest, s.max(x, s.sub(s.splat(0.0), x)));
+        }
+        let scale = s.largest(largest) / 32767.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let mut sum = s.splat(0.0);
+        for (x, q) in x.chunks_exact(S::LANES).zip(q[group * group_size..].chunks_exact_mut(S::LANES)) {
+            let whole = s.round(s.mul(load_part(s, x), s.splat(inverse)));
+            sum = s.add(sum, whole);
+            // SAFETY: there is room for so many, as checked.
+            unsafe { s.store_words(q.as_mut_ptr(), whole) };
+        }
+        scales[group] = scale;
+        sums[group] = scale * s.sum(sum);
     }
 }
 
@@ -292,7 +305,7 @@ unsafe fn dot_step<S: Simd, const V: usize, const BITS: usize>(s: S, packed: S::
     dots
 }
 
-fn bytes_of(words: &mut [u32]) -> &mut [u8] {
+pub(super) fn bytes_of(words: &mut [u32]) -> &mut [u8] {
     // SAFETY: the same memory; bytes have no alignment and no invalid values.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }

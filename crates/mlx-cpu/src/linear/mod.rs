@@ -4,6 +4,7 @@ mod experts;
 mod format;
 mod gemm;
 mod gemv;
+mod integers;
 pub(crate) mod tile;
 
 use std::ffi::CStr;
@@ -152,10 +153,14 @@ fn product<T: Element>(
     let (rows, len) = (x.num_rows(), x.last());
     if let Matrix::Packed(packed) = &weight
         && T::DTYPE != Dtype::Float32
-        && rows <= gemv::MOST_VECTORS
         && gemv::supports(format)
     {
-        return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
+        if rows <= gemv::MOST_VECTORS {
+            return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
+        }
+        if integers::pays(level) {
+            return integers::IntegerGemm { level, weight: packed, rows, len, outputs, bias }.run(&x.rows::<T>(), y);
+        }
     }
     let direction = Direction::RowsAreOutputs;
     let gemm = Gemm { level, dtype: T::DTYPE, rows, len, outputs, weight: &weight, direction, bias };

@@ -167,11 +167,11 @@ impl Work for ReadRows<'_> {
 }
 
 /// `[rows, words] -> [words, width]`
-struct Transpose<'a> {
-    from: &'a [u32],
-    rows: usize,
-    to: &'a mut [u32],
-    width: usize,
+pub(super) struct Transpose<'a> {
+    pub from: &'a [u32],
+    pub rows: usize,
+    pub to: &'a mut [u32],
+    pub width: usize,
 }
 
 impl Work for Transpose<'_> {
