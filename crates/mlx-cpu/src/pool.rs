@@ -22,11 +22,13 @@ pub fn set_threads(threads: usize) {
 
 /// The threads in use: as many as there are physical cores, unless [`set_threads`] said otherwise.
 pub fn threads() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = || {
+        let allowed = thread::available_parallelism().map_or(1, Into::into);
+        num_cpus::get_physical().clamp(1, allowed)
+    };
     match THREADS.load(Relaxed) {
-        0 => {
-            let allowed = thread::available_parallelism().map_or(1, Into::into);
-            num_cpus::get_physical().clamp(1, allowed)
-        }
+        0 => *CORES.get_or_init(cores),
         threads => threads,
     }
 }
