@@ -72,7 +72,7 @@ fn some_vectors<T: Element, const V: usize, const BITS: usize>(
     y: &SharedMut<T>,
 ) {
     // Large tasks, as at the end of each memory is asked for what another may read.
-    let rows_per_task = (outputs / (4 * pool::threads())).max(ROWS_PER_TASK);
+    let rows_per_task = (outputs / (8 * pool::threads())).max(ROWS_PER_TASK);
     parallel(outputs.div_ceil(rows_per_task), |task| {
         let first = task * rows_per_task;
         let rows = first..outputs.min(first + rows_per_task);
