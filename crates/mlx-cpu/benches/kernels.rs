@@ -9,7 +9,8 @@ mod peak;
 
 use std::time::Instant;
 
-use mlx_cpu::{Weight, linear};
+use mlx_cpu::{Activation, Mask, Weight};
+use mlx_cpu::{activation, add, attention, gated, layer_norm, linear, rms_norm, rope};
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 
@@ -28,6 +29,8 @@ fn main() {
         }
     };
     linears(&bench);
+    attentions(&bench);
+    elementwise(&bench);
     blas(&bench);
 }
 
@@ -90,6 +93,12 @@ fn linears(bench: Bench) {
             }
         }
     }
+    // Too large for any cache.
+    let head = random(&[32064, 3072], Dtype::Bfloat16);
+    let x = random(&[1, 3072], Dtype::Bfloat16);
+    bench("lm_head Bfloat16, 1 rows", 2.0 * 32064.0 * 3072.0, Peak::Read, &|_| {
+        linear(&x, Weight::Dense(&head), None).unwrap()
+    });
     for dtype in [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32] {
         for (name, rows, outputs, inputs) in [("CLIP fc1, 2 tiles", 1154, 4096, 1024), ("CLIP fc2", 1154, 1024, 4096)] {
             let (x, weight) = (random(&[rows, inputs], dtype), random(&[outputs, inputs], dtype));
@@ -117,4 +126,40 @@ fn blas(bench: Bench) {
     let (a, b) = (random(&[512, 3072], Dtype::Float32), random(&[3072, 1024], Dtype::Float32));
     let flops = 2.0 * 512.0 * 3072.0 * 1024.0;
     bench("MLX matmul Float32", flops, Peak::Float32, &|_| a.matmul(&b).unwrap());
+}
+
+fn attentions(bench: Bench) {
+    for (name, heads, n, total, head_dim, mask) in [
+        ("CLIP attention, 2 tiles", 32, 577, 577, 64, Mask::Full),
+        ("Phi-3 attention, prefill of 2048", 32, 2048, 2048, 96, Mask::Causal),
+    ] {
+        let q = random(&[1, heads, n, head_dim], Dtype::Bfloat16);
+        let [k, v] = [0; 2].map(|_| random(&[1, heads, total, head_dim], Dtype::Bfloat16));
+        let seen = if mask == Mask::Full { 1.0 } else { 0.5 };
+        let flops = 4.0 * seen * [heads, n, total, head_dim].map(f64::from).iter().product::<f64>();
+        bench(name, flops, Peak::products(Dtype::Bfloat16), &|_| attention(&q, &k, &v, 0.1, mask, None).unwrap());
+    }
+    let q = random(&[1, 32, 1, 96], Dtype::Bfloat16);
+    let [k, v] = [0; 2].map(|_| random(&[1, 32, 8192, 96], Dtype::Bfloat16));
+    let bytes = 2.0 * 2.0 * 32.0 * 8192.0 * 96.0;
+    bench("Phi-3 attention, decode after 8192", bytes, Peak::Read, &|_| {
+        attention(&q, &k, &v, 0.1, Mask::Causal, None).unwrap()
+    });
+}
+
+/// Bound by memory: each is read once and written once.
+fn elementwise(bench: Bench) {
+    let rows = 8192;
+    let (x, y) = (random(&[rows, 3072], Dtype::Bfloat16), random(&[rows, 3072], Dtype::Bfloat16));
+    let (weight, heads) = (random(&[3072], Dtype::Bfloat16), x.reshape(&[1, rows, 32, 96]).unwrap());
+    let heads = heads.transpose_axes(&[0, 2, 1, 3]).unwrap();
+    let wavelengths = Array::from_slice(&[7.0_f32; 48], &[48]);
+    let bytes = 2.0 * f64::from(rows) * 3072.0;
+    bench("rms_norm", 2.0 * bytes, Peak::Read, &|_| rms_norm(&x, &weight, 1e-5).unwrap());
+    bench("layer_norm", 2.0 * bytes, Peak::Read, &|_| layer_norm(&x, &weight, &weight, 1e-5).unwrap());
+    bench("rope", 2.0 * bytes, Peak::Read, &|_| rope(&heads, &wavelengths, 1.2, &[5]).unwrap());
+    bench("silu · gate", 3.0 * bytes, Peak::Read, &|_| gated(Activation::Silu, &x, &y).unwrap());
+    bench("quick_gelu", 2.0 * bytes, Peak::Read, &|_| activation(Activation::QuickGelu, &x).unwrap());
+    bench("gelu", 2.0 * bytes, Peak::Read, &|_| activation(Activation::Gelu, &x).unwrap());
+    bench("add", 3.0 * bytes, Peak::Read, &|_| add(&x, &y).unwrap());
 }

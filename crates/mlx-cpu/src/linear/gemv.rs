@@ -21,7 +21,7 @@ use crate::view::{Rows, SharedMut};
 pub(crate) const MOST_VECTORS: usize = 4;
 
 /// How many bytes before it is used memory is asked for the matrix. Hardware does not look beyond a page of 4096.
-const AHEAD: usize = 12288;
+pub(super) const AHEAD: usize = 12288;
 
 /// Rows whose scales are made at once.
 const ROWS_AHEAD: usize = 8;
@@ -55,6 +55,7 @@ pub(crate) fn multiply<T: Element>(
         }};
     }
     match rows {
+        0 => (),
         1 => some!(1),
         2 => some!(2),
         3 => some!(3),
@@ -92,15 +93,15 @@ fn some_vectors<T: Element, const V: usize, const BITS: usize>(
 
 /// A vector as integers.
 struct Vector {
-    /// In the order in which [`dot`] meets them, with zeros at the end.
+    /// In the order in which [`dot_step`] meets them, with zeros at the end.
     q: Scratch,
-    /// Of each group, with zeros at the end.
+    /// Of each group.
     scales: Vec<f32>,
     /// `scale · Σ q` of each group.
     sums: Vec<f32>,
 }
 
-/// How many bits a number has when [`dot`] sees it: those that do not divide a byte are spread to bytes first.
+/// How many bits a number has when [`dot_step`] sees it: those that do not divide a byte are spread to bytes first.
 fn stored_bits(bits: usize) -> usize {
     if matches!(bits, 2 | 4) { bits } else { 8 }
 }

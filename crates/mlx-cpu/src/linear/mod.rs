@@ -1,5 +1,6 @@
 //! Linear maps over plain and packed matrices.
 
+mod dense;
 mod experts;
 mod format;
 mod gemm;
@@ -100,8 +101,8 @@ pub(crate) fn is_float(dtype: Dtype) -> bool {
 /// `y = x · weightᵀ + bias` for `x` `[.., input]`, of the type of `x`; `bias` `[output]`.
 ///
 /// Sums are in float32. In float32 a row's result does not depend on how many rows there are, not in a bit; with 16-bit
-/// `x`, packed matrices are read in another way for up to four rows, and results may differ by float32's rounding before
-/// they are rounded to 16 bits.
+/// `x`, the matrix is read in another way for up to four rows, and results may differ by float32's rounding before they
+/// are rounded to 16 bits.
 ///
 /// Differentiable with respect to `x`.
 ///
@@ -151,15 +152,20 @@ fn product<T: Element>(
     let outputs = weight[0].dim(0);
     let weight = Matrix::new(format, weight);
     let (rows, len) = (x.num_rows(), x.last());
-    if let Matrix::Packed(packed) = &weight
-        && T::DTYPE != Dtype::Float32
-        && gemv::supports(format)
-    {
-        if rows <= gemv::MOST_VECTORS {
-            return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
-        }
-        if integers::pays(level) {
-            return integers::IntegerGemm { level, weight: packed, rows, len, outputs, bias }.run(&x.rows::<T>(), y);
+    // In float32 everything goes the same way, so that results agree to the bit.
+    if T::DTYPE != Dtype::Float32 {
+        let few = rows <= gemv::MOST_VECTORS;
+        match &weight {
+            Matrix::Packed(packed) if gemv::supports(format) && few => {
+                return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
+            }
+            Matrix::Packed(packed) if gemv::supports(format) && integers::pays(level) => {
+                let gemm = integers::IntegerGemm { level, weight: packed, rows, len, outputs, bias };
+                return gemm.run(&x.rows::<T>(), y);
+            }
+            Matrix::Packed(_) => {}
+            _ if few => return dense::multiply(level, &weight, &x.rows::<T>(), (rows, len, outputs), bias, y),
+            _ => {}
         }
     }
     let direction = Direction::RowsAreOutputs;

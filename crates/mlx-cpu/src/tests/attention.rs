@@ -106,3 +106,27 @@ fn float32_results_do_not_depend_on_company() {
         assert_eq!(to_f64(&whole), to_f64(&parts), "{level}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+
+    /// Shapes that nobody thought of.
+    #[test]
+    fn random_shapes(
+        kv_heads in 1..3_i32,
+        group in 1..4_i32,
+        n in 1..70_i32,
+        past in 0..150_i32,
+        head_dim in proptest::sample::select(vec![16, 64, 72, 80, 96, 128, 256]),
+        dtype in proptest::sample::select(FLOATS.to_vec()),
+        mask in proptest::sample::select(vec![Mask::Full, Mask::Causal, Mask::Window(1), Mask::Window(40)]),
+    ) {
+        let q = random(&[1, kv_heads * group, n, head_dim], dtype);
+        let [k, v] = [0; 2].map(|_| random(&[1, kv_heads, past + n, head_dim], dtype));
+        let exact = exact(&q, &k, &v, 0.1_f32.into(), mask, None);
+        for level in levels() {
+            let y = attention_at(level, &q, &k, &v, 0.1, mask, None).unwrap();
+            assert_near(&y, &exact, &(level, kv_heads, group, n, past, head_dim, dtype, mask));
+        }
+    }
+}

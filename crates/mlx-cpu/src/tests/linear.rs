@@ -95,3 +95,47 @@ fn results_do_not_depend_on_threads_or_company() {
     }
     crate::set_threads(before);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+    /// Shapes that nobody thought of.
+    #[test]
+    fn random_shapes(
+        rows in 1..70_i32,
+        len in 1..300_i32,
+        outputs in 1..90_i32,
+        dtype in proptest::sample::select(FLOATS.to_vec()),
+        form in proptest::sample::select(vec![None, Some((2, 32)), Some((4, 64)), Some((5, 32)), Some((8, 128))]),
+    ) {
+        let len = form.map_or(len, |(_, group_size)| (len / group_size + 1) * group_size);
+        let (x, matrix) = (random(&[rows, len], dtype), random(&[outputs, len], dtype));
+        let packed = form.map(|(bits, group)| Packed::quantize(&matrix, group, bits, Mode::Affine).unwrap());
+        let exact = exact(&x, &packed.as_ref().map_or(matrix.clone(), unpacked), None);
+        let weight = packed.as_ref().map_or(Weight::Dense(&matrix), Weight::Packed);
+        for level in levels() {
+            let y = linear_at(level, &x, weight, None).unwrap();
+            assert_near(&y, &exact, &(level, rows, len, outputs, dtype, form));
+        }
+    }
+}
+
+/// What is not a number in one row makes that row's results none, and no others.
+#[test]
+fn nan_stays_in_its_row() {
+    let weight = random(&[40, 128], Dtype::Float32);
+    let packed = Packed::quantize(&weight, 64, 4, Mode::Affine).unwrap();
+    for level in levels() {
+        for dtype in FLOATS {
+            for rows in [2, 20] {
+                let x: Vec<f32> = (0..rows * 128).map(|i| if i == 130 { f32::NAN } else { i as f32 * 1e-3 }).collect();
+                let x = Array::from_slice(&x, &[rows, 128]).as_dtype(dtype).unwrap();
+                for weight in [Weight::Dense(&weight), Weight::Packed(&packed)] {
+                    let y = to_f64(&linear_at(level, &x, weight, None).unwrap());
+                    assert!(y[40..80].iter().all(|y| y.is_nan()), "{level} {dtype:?} {rows}");
+                    assert!(y[..40].iter().chain(&y[80..]).all(|y| y.is_finite()), "{level} {dtype:?} {rows}");
+                }
+            }
+        }
+    }
+}

@@ -136,4 +136,9 @@ fn what_does_not_fit_is_an_error() {
     // Nothing is not an error.
     assert_eq!(crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().shape(), [0, 4]);
     crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().eval().unwrap();
+    let packed = Packed::quantize(&zeros(&[4, 64]), 32, 4, Mode::Affine).unwrap();
+    for dtype in FLOATS {
+        let nothing = zeros(&[0, 64]).as_dtype(dtype).unwrap();
+        crate::linear(&nothing, Weight::Packed(&packed), None).unwrap().eval().unwrap();
+    }
 }
