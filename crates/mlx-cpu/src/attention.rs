@@ -35,8 +35,8 @@ pub enum Mask {
 /// `softmax(scale · queries · keysᵀ) · values` per head, with heads side by side in the result, `[batch, n, heads · head_dim]`.
 ///
 /// Queries are `[batch, heads, n, head_dim]`, keys and values `[batch, kv_heads, total, head_dim]`, where every
-/// `heads / kv_heads` consecutive query heads share one key head. Keys that `padding` `[batch, total]` marks as false are
-/// seen by nobody; a query that sees no key results in zeros.
+/// `heads / kv_heads` consecutive query heads share one key head. Keys that `padding`, booleans `[batch, total]`, marks as false are
+/// seen by nobody; a query that sees no key results in zeros. Values must be finite, also those that are not seen.
 ///
 /// Sums are in float32. In float32 a query's result does not depend on the other queries, not in a bit.
 ///
@@ -65,13 +65,16 @@ pub(crate) fn attention_at(
     padding: Option<&Array>,
 ) -> Result<Array> {
     let dtype = queries.dtype();
+    let is_bool = padding.is_none_or(|padding| padding.dtype() == Dtype::Bool);
     let padding = padding.map(|padding| padding.as_dtype(Dtype::Uint8)).transpose()?;
     let fits = || {
         let &[batch, heads, n, head_dim] = queries.shape() else { return None };
         let &[_, kv_heads, total, _] = keys.shape() else { return None };
         let fits = keys.shape() == [batch, kv_heads, total, head_dim]
             && values.shape() == keys.shape()
+            && is_bool
             && kv_heads > 0
+            && head_dim > 0
             && heads % kv_heads == 0
             && (mask == Mask::Full || n <= total)
             && is_float(dtype)

@@ -162,7 +162,10 @@ unsafe extern "C" fn vjp<K: Kernel>(
             slice::from_raw_parts_mut(gradients, n_primals),
         )
     };
-    let Ok(values) = kernel.vjp(&primals, &cotangents) else { return false };
+    // Outputs are of the first input's type, and gradients should be; other primitives may hand back others.
+    let dtype = primals[0].dtype();
+    let values = cotangents.iter().map(|gradient| gradient.as_dtype(dtype)).collect::<Result<Vec<_>>>();
+    let Ok(values) = values.and_then(|cotangents| kernel.vjp(&primals, &cotangents)) else { return false };
     for (slot, value) in gradients.iter_mut().zip(values) {
         // The C++ side frees it in place of the Array.
         *slot = value.map_or(std::ptr::null_mut(), |array| std::mem::ManuallyDrop::new(array).as_ptr().ctx);

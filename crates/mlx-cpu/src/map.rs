@@ -159,6 +159,8 @@ fn slope<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
         Activation::Silu => slope_of_gated(s, x, x, s.splat(1.0)),
         Activation::QuickGelu => slope_of_gated(s, x, s.mul(s.splat(1.702), x), s.splat(1.702)),
         Activation::GeluTanh => {
+            // Beyond, it is a straight line, and the cubic term would overflow.
+            let x = s.min(s.splat(20.0), s.max(s.splat(-20.0), x));
             let slope = s.mul_add(s.mul(x, x), s.splat(6.0 * CUBIC * SQRT_2_OVER_PI), s.splat(2.0 * SQRT_2_OVER_PI));
             slope_of_gated(s, x, s.mul(s.splat(2.0), tanh_argument(s, x)), slope)
         }

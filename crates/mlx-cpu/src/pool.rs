@@ -15,9 +15,7 @@ const AWAKE: Duration = Duration::from_micros(200);
 /// The threads to use, the calling one included.
 pub fn set_threads(threads: usize) {
     THREADS.store(threads.max(1), Relaxed);
-    if let Some(pool) = POOL.get() {
-        *lock(pool) = Pool::new(threads);
-    }
+    *lock(POOL.get_or_init(|| Mutex::new(Pool::new(1)))) = Pool::new(threads);
 }
 
 /// The threads in use: as many as there are physical cores, unless [`set_threads`] said otherwise.
@@ -39,11 +37,14 @@ static POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
 /// Calls `work` with every number below `tasks`, on all threads. Which thread does which is not determined.
 pub(crate) fn parallel(tasks: usize, work: impl Fn(usize) + Sync) {
     let pool = POOL.get_or_init(|| Mutex::new(Pool::new(threads())));
-    match pool.try_lock() {
-        Ok(pool) if tasks > 1 && !pool.workers.is_empty() => pool.run(tasks, &work),
-        // Another MLX stream is at it, or this is a task's own call.
-        _ => (0..tasks).for_each(work),
+    // If another MLX stream is at it, or this is a task's own call, it is done here.
+    if tasks > 1
+        && let Ok(pool) = pool.try_lock()
+        && !pool.workers.is_empty()
+    {
+        return pool.run(tasks, &work);
     }
+    (0..tasks).for_each(work);
 }
 
 fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {

@@ -133,13 +133,14 @@ impl Level {
     }
 }
 
-/// `e^x`, to about one unit in the last place; 0 below -87.3, infinite above 88.7.
+/// `e^x`, to about one unit in the last place; infinite above 88.7, 0 below -104, NaN for NaN.
 ///
 /// By `2^n · e^r`, with the polynomial of Cephes' `expf` for the rest `|r| <= ln(2) / 2`.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     // Cut so that 2^n can be made in two steps without overflow of an exponent.
-    let clamped = s.min(s.max(x, s.splat(-104.0)), s.splat(89.0));
+    // NaN stays NaN: it is the second operand that `max` and `min` return for it.
+    let clamped = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
     let n = s.round(s.mul(clamped, s.splat(std::f32::consts::LOG2_E)));
     let r = s.mul_add(n, s.splat(-0.693_359_4), clamped);
     let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);

@@ -93,7 +93,7 @@ impl<'a> View<'a> {
 
     /// All elements in row-major order; copied where they lie otherwise.
     pub(crate) fn to_slice<T: Plain>(self) -> Cow<'a, [T]> {
-        debug_assert_eq!(self.dtype, T::DTYPE);
+        assert_eq!(self.dtype, T::DTYPE);
         if self.size() == 0 {
             return Cow::Borrowed(&[]);
         }
@@ -115,6 +115,7 @@ impl<'a> View<'a> {
 
     /// The vectors along the last axis.
     pub(crate) fn rows<T: Plain>(&self) -> Rows<'a, T> {
+        assert_eq!(self.dtype, T::DTYPE);
         let last = self.strides.last().copied().unwrap_or(1);
         if last == 1 || self.last() <= 1 { Rows::Strided(*self) } else { Rows::Copied(self.to_slice(), self.last()) }
     }
@@ -143,7 +144,6 @@ impl<T: Plain> Rows<'_, T> {
         match self {
             Self::Strided(view) => {
                 assert!(index < view.num_rows());
-                debug_assert_eq!(view.dtype, T::DTYPE);
                 // SAFETY: the row is in the array, and its elements are one after another.
                 unsafe { slice::from_raw_parts(view.data.cast::<T>().offset(view.row_offset(index)), view.last()) }
             }
@@ -173,7 +173,7 @@ impl<'a> ViewMut<'a> {
 
     /// All elements, for many threads to write each its own.
     pub(crate) fn shared<T: Plain>(&mut self) -> SharedMut<'_, T> {
-        debug_assert_eq!(self.0.dtype, T::DTYPE);
+        assert_eq!(self.0.dtype, T::DTYPE);
         SharedMut { data: self.0.data.cast_mut().cast(), len: self.0.size(), life: PhantomData }
     }
 }

@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype};
 use crate::element::{Element, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
-use crate::linear::{Format, Matrix, Weight, current_level, is_float};
+use crate::linear::{Format, Matrix, Weight, current_level, is_float, is_index};
 use crate::map::for_rows;
 use crate::pool::parallel;
 use crate::simd::{Simd, Work};
@@ -22,8 +22,9 @@ pub fn embedding(ids: &Array, table: Weight, dtype: Dtype) -> Result<Array> {
 }
 
 pub(crate) fn embedding_at(level: Level, ids: &Array, table: Weight, dtype: Dtype) -> Result<Array> {
-    let Some((_, size)) = table.shape().filter(|_| is_float(dtype)) else {
-        return Err(Exception::custom(format!("no embedding in a table such as {table:?}")));
+    let Some((_, size)) = table.shape().filter(|_| is_float(dtype) && is_index(ids.dtype())) else {
+        let ids = ids.dtype();
+        return Err(Exception::custom(format!("no embedding by numbers of {ids:?} in a table such as {table:?}")));
     };
     let ids = ids.as_dtype(Dtype::Int32)?;
     let mut shape = ids.shape().to_vec();

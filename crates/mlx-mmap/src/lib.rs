@@ -4,6 +4,7 @@
 //! file cache. Elsewhere MLX keeps array data in memory that it allocated itself, so a range is copied once and its pages
 //! are given back at once. Either way a file of arrays takes the memory of the arrays and no more.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
@@ -17,8 +18,11 @@ use mlx_rs::{Array, Dtype};
 /// A file mapped into memory.
 pub struct MappedFile {
     /// Private: what is written stays in this process. Nobody but MLX writes, which reuses memory of arrays that nobody
-    /// else needs.
+    /// else holds.
     map: Arc<MmapMut>,
+    /// The arrays that are mapped pages: as long as they are held here MLX does not reuse their memory, which may be
+    /// asked for again.
+    borrowed: RefCell<Vec<Array>>,
 }
 
 impl MappedFile {
@@ -28,7 +32,8 @@ impl MappedFile {
         let file = File::open(path)?;
         // SAFETY: as with every memory map, another process could change the bytes under us. They are read as numbers
         // and as text that is checked, never through a pointer that they contain.
-        Ok(Self { map: Arc::new(unsafe { MmapOptions::new().map_copy(&file)? }) })
+        let map = unsafe { MmapOptions::new().no_reserve_swap().map_copy(&file)? };
+        Ok(Self { map: Arc::new(map), borrowed: RefCell::default() })
     }
 
     /// The whole file.
@@ -53,13 +58,14 @@ impl MappedFile {
         // One call for all pages is much faster than a fault for each. Where it is refused, those come.
         let _ = self.map.advise_range(Advice::PopulateRead, range.start, range.len());
         if let Some(array) = self.borrow(range.clone(), shape, dtype) {
+            self.borrowed.borrow_mut().push(array.clone());
             return Ok(array);
         }
         // SAFETY: `bytes` is as long as shape and type say, and MLX copies it before the call returns. It copies whole
         // elements with memmove where the types agree, which they do here, so alignment does not matter.
         let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), shape, dtype) };
-        // SAFETY: nobody wrote to these pages, so dropped ones come back from the file when somebody reads them again.
-        // The advice is only about memory: where it is refused, nothing else changes.
+        // SAFETY: nobody writes to these pages while this value lives, so dropped ones come back from the file when
+        // somebody reads them again. The advice is only about memory: where it is refused, nothing else changes.
         let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         Ok(array)
     }
@@ -148,6 +154,14 @@ mod tests {
         drop(array);
         assert_eq!(sum.as_slice::<i32>(), &[2, 3]);
         assert_eq!(std::fs::read(file.path()).unwrap()[8..], [1, 0, 0, 0, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_array_may_be_asked_for_again() {
+        let file = mapped(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+        let read = || file.array(8..16, &[2], Dtype::Int32).unwrap();
+        let sum = read().add(Array::from_int(1)).unwrap();
+        assert_eq!((sum.as_slice::<i32>(), read().as_slice::<i32>()), (&[2, 3][..], &[1, 2][..]));
     }
 
     #[test]

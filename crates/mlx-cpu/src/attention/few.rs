@@ -70,7 +70,8 @@ impl<T: Element> Work for One<'_, T> {
             sum = s.add(sum, probabilities);
             store_part(s, scores, probabilities);
         }
-        for (&probability, key) in scores.iter().zip(seen) {
+        // What is not seen has no part in the result, whatever its value.
+        for (&probability, key) in scores.iter().zip(seen).filter(|(probability, _)| **probability != 0.0) {
             add_scaled(s, probability, self.values.get(first_row + key), sums);
         }
         let sum = s.sum(sum);

@@ -111,9 +111,11 @@ impl<T: Element> Work for Head<'_, T> {
                 for key in seen.clone() {
                     probabilities[key] *= inverse;
                     ds[key] = dot(s, values.get(self.kv_head * total + key), g);
-                    mean += probabilities[key] * ds[key];
+                    if probabilities[key] != 0.0 {
+                        mean += probabilities[key] * ds[key];
+                    }
                 }
-                for key in seen {
+                for key in seen.filter(|&key| probabilities[key] != 0.0) {
                     let p = probabilities[key];
                     let ds = scale * p * (ds[key] - mean);
                     add_scaled(s, ds, keys.get(self.kv_head * total + key), dq);

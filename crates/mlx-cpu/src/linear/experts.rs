@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
-use super::{Format, Weight, current_level, is_float, product};
+use super::{Format, Weight, current_level, is_float, is_index, product};
 use crate::element::{Element, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
@@ -29,7 +29,7 @@ pub(crate) fn expert_linear_at(level: Level, x: &Array, weight: Weight, experts:
         }
         _ => None,
     };
-    let Some(shape) = shape.filter(|_| is_float(x.dtype())) else {
+    let Some(shape) = shape.filter(|_| is_float(x.dtype()) && is_index(experts.dtype())) else {
         let (x, experts) = ((x.shape(), x.dtype()), experts.shape());
         return Err(Exception::custom(format!("experts {weight:?} do not take {x:?} with choices {experts:?}")));
     };

@@ -148,7 +148,8 @@ pub(super) fn quantize_row<S: Simd, T: Element>(
             largest = s.max(largest, s.max(x, s.sub(s.splat(0.0), x)));
         }
         let scale = s.largest(largest) / 32767.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        // The inverse of a subnormal number may be infinite.
+        let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
         let mut sum = s.splat(0.0);
         for (x, q) in x.chunks_exact(S::LANES).zip(q[group * group_size..].chunks_exact_mut(S::LANES)) {
             let whole = s.round(s.mul(load_part(s, x), s.splat(inverse)));

@@ -56,9 +56,9 @@ impl<'a> Weight<'a> {
         Some((outputs, inputs))
     }
 
-    /// The axes before the matrices', outputs and inputs, if the arrays fit one another.
+    /// The axes before the matrices', outputs and inputs, if the arrays fit one another and are not empty.
     fn shapes(self) -> Option<(&'a [i32], i32, i32)> {
-        match self {
+        let shapes = match self {
             Self::Dense(weight) => {
                 let [outer @ .., outputs, inputs] = weight.shape() else { return None };
                 is_float(weight.dtype()).then_some((outer, *outputs, *inputs))
@@ -76,7 +76,8 @@ impl<'a> Weight<'a> {
                         .is_none_or(|biases| biases.shape() == p.scales.shape() && is_float(biases.dtype()));
                 (fits && known(p)).then_some((outer, *outputs, inputs))
             }
-        }
+        };
+        shapes.filter(|(_, outputs, inputs)| *outputs > 0 && *inputs > 0)
     }
 }
 
@@ -92,6 +93,11 @@ fn known(p: &Packed) -> bool {
         Mxfp4 | Nvfp4 => p.bits == 4 && matches!(p.group_size, 16 | 32) && p.scales.dtype() == Dtype::Uint8,
         Mxfp8 => p.bits == 8 && p.group_size == 32 && p.scales.dtype() == Dtype::Uint8,
     }
+}
+
+/// Types of numbers of rows that int32 holds, but for those that no table has.
+pub(crate) fn is_index(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Int32 | Dtype::Uint32)
 }
 
 pub(crate) fn is_float(dtype: Dtype) -> bool {

@@ -133,6 +133,12 @@ fn what_does_not_fit_is_an_error() {
     let (q, k) = (zeros(&[1, 3, 1, 4]), zeros(&[1, 2, 1, 4]));
     assert!(crate::attention(&q, &k, &k, 1.0, crate::Mask::Full, None).is_err());
     assert!(crate::expert_linear(&zeros(&[2, 8]), Weight::Dense(&weight), &Array::from_int(0)).is_err());
+    for (x, weight) in [(zeros(&[2, 8]), zeros(&[0, 8])), (zeros(&[2, 0]), zeros(&[4, 0]))] {
+        assert!(crate::linear(&x, Weight::Dense(&weight), None).is_err());
+    }
+    let q = zeros(&[1, 1, 5, 0]);
+    assert!(crate::attention(&q, &q, &q, 1.0, crate::Mask::Full, None).is_err());
+    assert!(crate::embedding(&zeros(&[2]), Weight::Dense(&weight), Dtype::Float32).is_err());
     // Nothing is not an error.
     assert_eq!(crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().shape(), [0, 4]);
     crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().eval().unwrap();
@@ -140,5 +146,34 @@ fn what_does_not_fit_is_an_error() {
     for dtype in FLOATS {
         let nothing = zeros(&[0, 64]).as_dtype(dtype).unwrap();
         crate::linear(&nothing, Weight::Packed(&packed), None).unwrap().eval().unwrap();
+    }
+}
+
+#[test]
+fn nothing_hides_nan_and_tiny_numbers_stay_tiny() {
+    let nan = |shape: &[i32], at: i32| {
+        let size: i32 = shape.iter().product();
+        let all: Vec<f32> = (0..size).map(|i| if i == at { f32::NAN } else { 0.25 }).collect();
+        Array::from_slice(&all, shape)
+    };
+    let packed = Packed::quantize(&random(&[8, 64], Dtype::Float32), 64, 4, Mode::Affine).unwrap();
+    let tiny: Vec<f32> = (0..64 * 9).map(|i| if i % 64 == 3 { 1e-36 } else { 0.0 }).collect();
+    for level in levels() {
+        for dtype in FLOATS {
+            for n in [1, 9] {
+                let keys = random(&[1, 1, 9, 16], dtype);
+                let query = nan(&[1, 1, n, 16], 3).as_dtype(dtype).unwrap();
+                let attend = |q: &Array, k: &Array| {
+                    to_f64(&crate::attention::attention_at(level, q, k, &keys, 1.0, crate::Mask::Full, None).unwrap())
+                };
+                assert!(attend(&query, &keys)[..16].iter().all(|y| y.is_nan()), "{level} {dtype:?} {n}");
+                let some_keys = nan(&[1, 1, 9, 16], 20).as_dtype(dtype).unwrap();
+                let query = random(&[1, 1, n, 16], dtype);
+                assert!(attend(&query, &some_keys).iter().all(|y| y.is_nan()), "{level} {dtype:?} {n}");
+                let x = Array::from_slice(&tiny[..64 * n as usize], &[n, 64]).as_dtype(dtype).unwrap();
+                let y = to_f64(&crate::linear::linear_at(level, &x, Weight::Packed(&packed), None).unwrap());
+                assert!(y.iter().all(|y| y.abs() < 1e-30), "{level} {dtype:?} {n}: {y:?}");
+            }
+        }
     }
 }
