@@ -65,7 +65,7 @@ mod x86 {
     }
 
     /// `tile = left · panel`, or `tile += left · panel` if `add`, in words that are pairs of bfloat16: `left`
-    /// `[rows, words]` of at most 32 rows, `panel` `[words, 32]`, `tile` `[rows, 32]`; `words` is a multiple of 16.
+    /// `[words / 16, rows, 16]` of at most 32 rows, `panel` `[words, 32]`, `tile` `[rows, 32]`.
     pub(crate) fn multiply(left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32], add: bool) {
         const WIDTH: usize = 32;
         let words = left.len() / rows;
@@ -79,7 +79,7 @@ mod x86 {
         if words == 0 {
             return;
         }
-        let left_stride = 4 * words;
+        let row_bytes = 4 * WORDS;
         // Of what is not there, the addresses are those of what is; they are not used.
         let below = if lower > 0 { 16 } else { 0 };
         let (left, tile) = (left.as_ptr(), tile.as_mut_ptr());
@@ -94,14 +94,14 @@ mod x86 {
                         "tileloadd tmm1, [{tile} + {right_stride} + 64]",
                         $load,
                         "2:",
-                        "tileloadd tmm4, [{left} + {left_stride}]",
+                        "tileloadd tmm4, [{left} + {row_bytes}]",
                         "tileloadd tmm6, [{panel} + {right_stride}]",
                         "tdpbf16ps tmm0, tmm4, tmm6",
                         "tileloadd tmm7, [{panel} + {right_stride} + 64]",
                         "tdpbf16ps tmm1, tmm4, tmm7",
                         $step,
-                        "add {left}, 64",
-                        "add {left_below}, 64",
+                        "add {left}, {left_step}",
+                        "add {left_below}, {left_step}",
                         "add {panel}, 2048",
                         "dec {steps}",
                         "jnz 2b",
@@ -113,8 +113,9 @@ mod x86 {
                         tile = in(reg) tile,
                         tile_below = in(reg) tile.add(below * WIDTH),
                         left = inout(reg) left => _,
-                        left_below = inout(reg) left.add(below * words) => _,
-                        left_stride = in(reg) left_stride,
+                        left_below = inout(reg) left.add(below * WORDS) => _,
+                        left_step = in(reg) rows * row_bytes,
+                        row_bytes = in(reg) row_bytes,
                         panel = inout(reg) panel.as_ptr() => _,
                         right_stride = in(reg) 4 * WIDTH,
                         steps = inout(reg) words / WORDS => _,
@@ -131,7 +132,7 @@ mod x86 {
             run!(
                 "tileloadd tmm2, [{tile_below} + {right_stride}]
                  tileloadd tmm3, [{tile_below} + {right_stride} + 64]",
-                "tileloadd tmm5, [{left_below} + {left_stride}]
+                "tileloadd tmm5, [{left_below} + {row_bytes}]
                  tdpbf16ps tmm2, tmm5, tmm6
                  tdpbf16ps tmm3, tmm5, tmm7",
                 "tilestored [{tile_below} + {right_stride}], tmm2

@@ -1,7 +1,8 @@
 //! Products of small tiles that fit into registers, and the forms in which they want their operands.
 //!
 //! An operand is cut into words of 32 bits along the axis that is summed over: one float32, or two bfloat16 for
-//! instructions that multiply pairs. Left operands come in blocks `[words, rows]`, right ones in panels `[words, width]`.
+//! instructions that multiply pairs. Left operands come in blocks `[words, rows]` (for AMX `[words / 16, rows, 16]`), right ones in
+//! panels `[words, width]`.
 
 use std::ops::Range;
 
@@ -71,12 +72,11 @@ impl Tiles {
 
     /// The rows `first..first + rows` of `matrix`, those of them that exist, as a left block.
     pub(crate) fn pack_left(self, matrix: &Matrix, first: usize, rows: usize, len: usize, block: &mut [u32]) {
-        if self.uses_amx() {
-            // Its tiles take rows as they are.
-            return self.read_rows(matrix, first, rows, len, block);
-        }
         let mut read = Scratch::new(rows * self.words(len));
         self.read_rows(matrix, first, rows, len, &mut read);
+        if self.uses_amx() {
+            return cut_into_tiles(&read, rows, block);
+        }
         self.level.dispatch(Transpose { from: &read, rows, to: block, width: rows });
     }
 
@@ -121,7 +121,9 @@ impl Tiles {
             columns,
             panel: &mut panel,
         });
-        self.level.dispatch(Transpose { from: &panel, rows: words, to: block, width: words });
+        let mut turned = Scratch::new(words * columns);
+        self.level.dispatch(Transpose { from: &panel, rows: words, to: &mut turned, width: words });
+        cut_into_tiles(&turned, columns, block);
     }
 
     /// Rows of words, one after another, with zeros up to the last word's end.
@@ -137,6 +139,15 @@ impl Tiles {
             return crate::amx::multiply(left, rows, panel, tile, add);
         }
         self.level.dispatch(Multiply { pairs: self.pairs, words, left, rows, panel, tile, add });
+    }
+}
+
+/// `[rows, words] -> [words / 16, rows, 16]`, as AMX wants it: tiles whose lines do not compete for places in the cache.
+fn cut_into_tiles(from: &[u32], rows: usize, to: &mut [u32]) {
+    for (row, from) in from.chunks_exact(from.len() / rows).enumerate() {
+        for (tile, from) in from.chunks_exact(crate::amx::WORDS).enumerate() {
+            to[(tile * rows + row) * crate::amx::WORDS..][..crate::amx::WORDS].copy_from_slice(from);
+        }
     }
 }
 

@@ -164,7 +164,9 @@ fn tiles() {
                 let right = |k: usize, column: usize| number(5 + k * 32 + column);
                 let pair = |low: bf16, high: bf16| u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
                 let block: Vec<u32> = (0..rows * words)
-                    .map(|i| pair(left(i / words, 2 * (i % words)), left(i / words, 2 * (i % words) + 1)))
+                    // [words / 16, rows, 16]
+                    .map(|i| (i / 16 % rows, i / (16 * rows) * 16 + i % 16))
+                    .map(|(row, word)| pair(left(row, 2 * word), left(row, 2 * word + 1)))
                     .collect();
                 let panel: Vec<u32> = (0..words * 32)
                     .map(|i| pair(right(2 * (i / 32), i % 32), right(2 * (i / 32) + 1, i % 32)))
