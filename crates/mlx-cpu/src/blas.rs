@@ -7,7 +7,7 @@ use std::slice;
 use mlx_rs::Dtype;
 
 use crate::level::Level;
-use crate::linear::{Direction, Gemm, Matrix};
+use crate::linear::{Direction, Floats, Matrix};
 use crate::view::{SharedMut, View};
 
 const ROW_MAJOR: c_int = 101;
@@ -65,9 +65,9 @@ pub(crate) unsafe extern "C" fn cblas_sgemm(
                 View::new(b.cast(), &shape_b, &strides_b, Dtype::Float32),
             )
         };
-        let weight = Matrix::dense(&b);
-        let gemm = Gemm { level, dtype: Dtype::Float32, rows, len, outputs, weight: &weight, direction, bias: None };
-        gemm.run(&Matrix::dense(&a), &SharedMut::new(&mut product));
+        let (a, b) = (Matrix::dense(&a), Matrix::dense(&b));
+        let to = SharedMut::new(&mut product);
+        Floats::new(level, Dtype::Float32, &a, &b, direction, len).multiply(rows, outputs, None, &to);
     }
     for (row, product) in product.chunks_exact(outputs).enumerate() {
         // SAFETY: by this function's own conditions.

@@ -4,28 +4,24 @@
 //! As in `gemv.rs`, rows become 16-bit integers with a scale per group, and
 //! `Σ (w_scale · w + w_bias) · x = Σ_groups w_scale · x_scale · Σ w q + w_bias · x_scale · Σ q`.
 
-use mlx_rs::Dtype;
+use std::ops::Range;
 
 use super::format::Packed;
-use super::gemm::{Finish, parts};
+use super::gemm::Operands;
 use super::gemv::quantize_row;
-use super::tile::{Tiles, Transpose};
+use super::tile::{Transpose, panel_width};
 use crate::element::Element;
 use crate::level::Level;
-use crate::pool::{parallel, threads};
 use crate::scratch::{Scratch, as_floats, as_words16};
 use crate::simd::{Simd, Work};
-use crate::view::{Rows, SharedMut};
+use crate::view::Rows;
 
-/// `y = x · weightᵀ + bias` with `x` `[rows, len]` and `y` `[rows, outputs]`.
-pub(crate) struct IntegerGemm<'a> {
+/// `x` `[rows, len]` by the rows of the weight.
+pub(crate) struct Integers<'a, T: Element> {
     pub level: Level,
+    pub x: &'a Rows<'a, T>,
     pub weight: &'a Packed<'a>,
-    pub rows: usize,
     pub len: usize,
-    pub outputs: usize,
-    /// `[outputs]`
-    pub bias: Option<&'a [f32]>,
 }
 
 /// Whether a level is faster this way.
@@ -33,69 +29,39 @@ pub(crate) fn pays(level: Level) -> bool {
     matches!(level, Level::Avx2 | Level::Avx512)
 }
 
-/// Rows of a tile: the most whose sums fit into the registers.
-fn tile_rows(level: Level) -> usize {
-    if level == Level::Avx512 { 12 } else { 4 }
-}
-
-impl IntegerGemm<'_> {
-    pub(crate) fn run<T: Element>(&self, x: &Rows<T>, y: &SharedMut<T>) {
-        for rows in parts(self.rows, tile_rows(self.level)) {
-            self.some_rows(x, rows.start, rows.len(), y);
-        }
-    }
-
+impl<T: Element> Integers<'_, T> {
     fn groups(&self) -> usize {
         self.len / self.weight.group_size
     }
+}
 
-    fn some_rows<T: Element>(&self, x: &Rows<T>, first: usize, rows: usize, y: &SharedMut<T>) {
-        let (block_rows, width) = (tile_rows(self.level), Tiles::new(self.level, Dtype::Float32).width());
-        let (words, groups) = (self.len / 2, self.groups());
-        let blocks = rows.div_ceil(block_rows);
-        // Pairs of integers `[words, rows]`, scales and sums `[groups, rows]`.
-        let block_len = block_rows * (words + 2 * groups);
-        let in_block = |block: usize| block_rows.min(rows - block * block_rows);
-        let mut left = Scratch::new(blocks * block_len);
-        let shared = SharedMut::new(&mut left);
-        parallel(blocks, |block| {
-            // SAFETY: each task has its own block.
-            let to = unsafe { shared.slice(block * block_len, in_block(block) * (words + 2 * groups)) };
-            let first = first + block * block_rows;
-            self.level.dispatch(PackLeft { x, group_size: self.weight.group_size, first, rows: in_block(block), to });
-        });
-        let left = &*left;
-        let panels = self.outputs.div_ceil(width);
-        // With few panels, several tasks share one, and each unpacks it for itself.
-        let shares = (2 * threads()).div_ceil(panels).clamp(1, blocks);
-        parallel(panels * shares, |task| {
-            let (panel, share) = (task / shares, task % shares);
-            let columns = panel * width..self.outputs.min((panel + 1) * width);
-            let mut panel = Scratch::new(width * (words + 2 * groups));
-            let mut tile = Scratch::new(block_rows * width);
-            let (first_column, count) = (columns.start, columns.len());
-            self.level.dispatch(PackPanel {
-                weight: self.weight,
-                len: self.len,
-                first_column,
-                count,
-                width,
-                to: &mut panel,
-            });
-            for block in blocks * share / shares..blocks * (share + 1) / shares {
-                let rows = in_block(block);
-                let left = &left[block * block_len..][..rows * (words + 2 * groups)];
-                let tile = as_floats(&mut tile);
-                self.level.dispatch(Tile { left, rows, panel: &panel, words, groups, tile: &mut *tile });
-                for row in 0..rows {
-                    let start = (first + block * block_rows + row) * self.outputs + columns.start;
-                    // SAFETY: each task writes other rows or other columns.
-                    let to = unsafe { y.slice(start, count) };
-                    let bias = self.bias.map(|bias| &bias[columns.clone()]);
-                    self.level.dispatch(Finish { sums: &tile[row * width..][..count], bias, to });
-                }
-            }
-        });
+impl<T: Element> Operands for Integers<'_, T> {
+    fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The most whose sums fit into the registers.
+    fn block_rows(&self) -> usize {
+        if self.level == Level::Avx512 { 12 } else { 4 }
+    }
+
+    /// Pairs of integers, then a scale and a sum or bias for each group.
+    fn words(&self) -> usize {
+        self.len / 2 + 2 * self.groups()
+    }
+
+    fn pack_left(&self, rows: Range<usize>, block: &mut [u32]) {
+        let (first, group_size) = (rows.start, self.weight.group_size);
+        self.level.dispatch(PackLeft { x: self.x, group_size, first, rows: rows.len(), to: block });
+    }
+
+    fn pack_panel(&self, columns: Range<usize>, panel: &mut [u32]) {
+        let (weight, len) = (self.weight, self.len);
+        self.level.dispatch(PackPanel { weight, len, columns, width: panel_width(self.level), to: panel });
+    }
+
+    fn multiply(&self, left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32]) {
+        self.level.dispatch(Tile { left, rows, panel, words: self.len / 2, groups: self.groups(), tile });
     }
 }
 
@@ -104,6 +70,7 @@ struct PackLeft<'a, T: Element> {
     group_size: usize,
     first: usize,
     rows: usize,
+    /// Pairs of integers `[words, rows]`, scales and sums `[groups, rows]`.
     to: &'a mut [u32],
 }
 
@@ -133,8 +100,7 @@ impl<T: Element> Work for PackLeft<'_, T> {
 struct PackPanel<'a> {
     weight: &'a Packed<'a>,
     len: usize,
-    first_column: usize,
-    count: usize,
+    columns: Range<usize>,
     width: usize,
     /// Pairs of integers `[words, width]`, scales and biases `[groups, width]`.
     to: &'a mut [u32],
@@ -144,27 +110,26 @@ impl Work for PackPanel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { weight, len, first_column, count, width, to } = self;
+        let Self { weight, len, columns, width, to } = self;
         let (words, groups) = (len / 2, len / weight.group_size);
         let (pairs, rest) = to.split_at_mut(words * width);
         let (scales, biases) = as_floats(rest).split_at_mut(groups * width);
         let mut codes = Scratch::new(len.div_ceil(4));
         let codes = super::gemv::bytes_of(&mut codes);
-        let mut integers = Scratch::new(words * count);
-        if count < width {
+        let mut integers = Scratch::new(words * columns.len());
+        if columns.len() < width {
             pairs.fill(0);
             scales.fill(0.0);
             biases.fill(0.0);
         }
-        for (column, q) in as_words16(&mut integers).chunks_exact_mut(len).enumerate() {
-            let row = first_column + column;
+        for ((column, row), q) in columns.clone().enumerate().zip(as_words16(&mut integers).chunks_exact_mut(len)) {
             weight.codes(s, row, 0, &mut codes[..len]);
             q.iter_mut().zip(&codes[..len]).for_each(|(q, &code)| *q = code.into());
             for group in 0..groups {
                 (scales[group * width + column], biases[group * width + column]) = weight.scale_and_bias(row, group);
             }
         }
-        Transpose { from: &integers, rows: count, to: pairs, width }.run(s);
+        Transpose { from: &integers, rows: columns.len(), to: pairs, width }.run(s);
     }
 }
 

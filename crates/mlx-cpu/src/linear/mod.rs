@@ -22,7 +22,7 @@ pub use experts::expert_linear;
 #[cfg(test)]
 pub(crate) use experts::expert_linear_at;
 pub(crate) use format::{Format, Matrix, convert};
-pub(crate) use gemm::{Gemm, Weight as Direction};
+pub(crate) use gemm::{Direction, Floats};
 
 /// A matrix `[output, input]`.
 #[derive(Debug, Clone, Copy)]
@@ -166,17 +166,16 @@ fn product<T: Element>(
                 return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
             }
             Matrix::Packed(packed) if gemv::supports(format) && integers::pays(level) => {
-                let gemm = integers::IntegerGemm { level, weight: packed, rows, len, outputs, bias };
-                return gemm.run(&x.rows::<T>(), y);
+                let operands = integers::Integers { level, x: &x.rows::<T>(), weight: packed, len };
+                return gemm::multiply(&operands, rows, outputs, bias, y);
             }
             Matrix::Packed(_) => {}
             _ if few => return dense::multiply(level, &weight, &x.rows::<T>(), (rows, len, outputs), bias, y),
             _ => {}
         }
     }
-    let direction = Direction::RowsAreOutputs;
-    let gemm = Gemm { level, dtype: T::DTYPE, rows, len, outputs, weight: &weight, direction, bias };
-    gemm.run(&Matrix::dense(x), y);
+    let x = Matrix::dense(x);
+    Floats::new(level, T::DTYPE, &x, &weight, Direction::RowsAreOutputs, len).multiply(rows, outputs, bias, y);
 }
 
 impl Kernel for Linear {
@@ -211,19 +210,10 @@ impl Kernel for Transposed {
 
     fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let (x, y) = (&inputs[0], &mut outputs[0]);
-        let weight = Matrix::new(self.format, &inputs[1..]);
-        let gemm = Gemm {
-            level: self.level,
-            dtype: y.dtype(),
-            rows: x.num_rows(),
-            len: x.last(),
-            outputs: y.last(),
-            weight: &weight,
-            direction: Direction::ColumnsAreOutputs,
-            bias: None,
-        };
-        let x = Matrix::dense(x);
-        with_element!(y.dtype(), T => gemm.run(&x, &y.shared::<T>()));
+        let (rows, outputs) = (x.num_rows(), y.last());
+        let (left, weight) = (Matrix::dense(x), Matrix::new(self.format, &inputs[1..]));
+        let product = Floats::new(self.level, y.dtype(), &left, &weight, Direction::ColumnsAreOutputs, x.last());
+        with_element!(y.dtype(), T => product.multiply(rows, outputs, None, &y.shared::<T>()));
     }
 
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {

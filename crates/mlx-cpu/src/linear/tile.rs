@@ -44,17 +44,9 @@ impl Tiles {
         self.level.dispatch(Rows)
     }
 
-    /// Columns of a panel.
+    /// [`panel_width`] at this level.
     pub(crate) fn width(self) -> usize {
-        struct Width;
-        impl Work for Width {
-            type Output = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                2 * S::LANES
-            }
-        }
-        self.level.dispatch(Width)
+        panel_width(self.level)
     }
 
     fn uses_amx(self) -> bool {
@@ -140,6 +132,19 @@ impl Tiles {
         }
         self.level.dispatch(Multiply { pairs: self.pairs, words, left, rows, panel, tile, add });
     }
+}
+
+/// Columns of a panel: two vectors of words.
+pub(crate) fn panel_width(level: Level) -> usize {
+    struct Width;
+    impl Work for Width {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> usize {
+            2 * S::LANES
+        }
+    }
+    level.dispatch(Width)
 }
 
 /// `[rows, words] -> [words / 16, rows, 16]`, as AMX wants it: tiles whose lines do not compete for places in the cache.
