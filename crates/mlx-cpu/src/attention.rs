@@ -6,7 +6,9 @@
 mod few;
 mod gradient;
 
+use std::borrow::Cow;
 use std::ffi::CStr;
+use std::ops::Range;
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
@@ -136,8 +138,8 @@ impl Sizes {
 
 impl Mask {
     /// The keys that query `query` of `n` sees of `total`.
-    fn seen(self, query: usize, n: usize, total: usize) -> std::ops::Range<usize> {
-        let end = total + query + 1 - n.min(total + query + 1);
+    fn seen(self, query: usize, n: usize, total: usize) -> Range<usize> {
+        let end = (total + query + 1).saturating_sub(n);
         match self {
             Self::Full => 0..total,
             Self::Causal => 0..end,
@@ -146,14 +148,19 @@ impl Mask {
     }
 }
 
-/// Which keys of a batch row are no padding; all where there is none.
-fn unpadded<'a>(inputs: &'a [View], batch: usize) -> Option<std::borrow::Cow<'a, [u8]>> {
-    let padding = inputs.get(3)?;
-    let (total, all) = (padding.last(), padding.to_slice::<u8>());
-    Some(match all {
-        std::borrow::Cow::Borrowed(all) => all[batch * total..(batch + 1) * total].into(),
-        std::borrow::Cow::Owned(all) => all[batch * total..(batch + 1) * total].to_vec().into(),
-    })
+/// Of all batch rows, which keys are no padding; all where there is none.
+struct Unpadded<'a>(Option<Cow<'a, [u8]>>);
+
+impl<'a> Unpadded<'a> {
+    fn new(inputs: &[View<'a>]) -> Self {
+        Self(inputs.get(3).map(|padding| padding.to_slice()))
+    }
+
+    /// Of the batch row that a key head is of.
+    fn of_head(&self, kv_head: usize, sizes: Sizes) -> Option<&[u8]> {
+        let batch = kv_head / sizes.kv_heads;
+        self.0.as_ref().map(|all| &all[batch * sizes.total..(batch + 1) * sizes.total])
+    }
 }
 
 impl Kernel for Attention {
@@ -187,6 +194,7 @@ impl Attention {
     fn many<T: Element>(&self, sizes: Sizes, inputs: &[View], y: &SharedMut<T>) {
         let tiles = Tiles::new(self.level, T::DTYPE);
         let [queries, keys, values] = [0, 1, 2].map(|i| Matrix::dense(&inputs[i]));
+        let unpadded = Unpadded::new(inputs);
         let width = tiles.width();
         let kv_heads = inputs[1].dim(0) * sizes.kv_heads;
         let panels = sizes.n.div_ceil(width);
@@ -194,9 +202,8 @@ impl Attention {
         let parts = (2 * pool::threads()).div_ceil(kv_heads.max(1)).clamp(1, panels.max(1));
         parallel(kv_heads * parts, |task| {
             let (kv_head, part) = (task / parts, task % parts);
-            let unpadded = unpadded(inputs, kv_head / sizes.kv_heads);
             let head = PackedHead::new(tiles, sizes, &keys, &values, kv_head);
-            let mut panel = Panel::new(tiles, sizes, self, unpadded.as_deref());
+            let mut panel = Panel::new(tiles, sizes, self, unpadded.of_head(kv_head, sizes));
             for query_head in kv_head * sizes.group()..(kv_head + 1) * sizes.group() {
                 for index in panels * part / parts..panels * (part + 1) / parts {
                     panel.run(&head, &queries, query_head, index * width, y);

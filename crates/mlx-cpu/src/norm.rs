@@ -118,14 +118,13 @@ impl<T: Element> Work for Row<'_, T> {
             }
             mean = s.sum(sum) / count;
         }
-        let mut squares = 0.0;
         let mut sum = s.splat(0.0);
         let (whole, part) = x.split_at(x.len() / lanes * lanes);
         for x in whole.chunks_exact(lanes) {
             let x = s.sub(load_part(s, x), s.splat(mean));
             sum = s.mul_add(x, x, sum);
         }
-        squares += s.sum(sum) + part.iter().map(|x| (x.to_f32() - mean) * (x.to_f32() - mean)).sum::<f32>();
+        let squares = s.sum(sum) + part.iter().map(|x| (x.to_f32() - mean) * (x.to_f32() - mean)).sum::<f32>();
         let inverse = 1.0 / (squares / count + norm.eps).sqrt();
         let (mean, factor) = (s.splat(mean), s.splat(inverse));
         let Some(gradient) = gradient else {

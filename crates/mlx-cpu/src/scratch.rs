@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::slice;
 
+use crate::view::Plain;
+
 thread_local! {
     static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
@@ -55,21 +57,15 @@ impl DerefMut for Scratch {
     }
 }
 
+/// The same memory as numbers of another type of at most 32 bits.
+pub(crate) fn as_slice_of<T: Plain>(words: &mut [u32]) -> &mut [T] {
+    const { assert!(align_of::<T>() <= align_of::<u32>() && size_of::<u32>().is_multiple_of(size_of::<T>())) };
+    let len = size_of_val(words) / size_of::<T>();
+    // SAFETY: the same memory; plain types have no invalid values, and this one no larger alignment.
+    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
+}
+
 /// The same memory as float32.
 pub(crate) fn as_floats(words: &mut [u32]) -> &mut [f32] {
-    // SAFETY: same size, same alignment, no invalid values.
-    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
-}
-
-/// The same memory as int16, two to a word.
-pub(crate) fn as_words16(words: &mut [u32]) -> &mut [i16] {
-    // SAFETY: the same memory, less alignment, no invalid values.
-    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
-}
-
-/// The same memory as elements of another type with at most the alignment of a word, two or one to a word.
-pub(crate) fn as_elements<T: crate::element::Element>(words: &mut [u32]) -> &mut [T] {
-    let len = size_of_val(words) / size_of::<T>();
-    // SAFETY: the same memory; all floats of 32 or 16 bits have no invalid values and no larger alignment.
-    unsafe { slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
+    as_slice_of(words)
 }

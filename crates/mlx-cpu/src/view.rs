@@ -19,7 +19,7 @@ macro_rules! plain {
     };
 }
 
-plain!(u8: Uint8 u32: Uint32 i32: Int32 f32: Float32 half::bf16: Bfloat16 half::f16: Float16);
+plain!(u8: Uint8 i16: Int16 u32: Uint32 i32: Int32 f32: Float32 half::bf16: Bfloat16 half::f16: Float16);
 
 /// An array to read.
 #[derive(Clone, Copy)]

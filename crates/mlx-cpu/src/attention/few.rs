@@ -1,7 +1,10 @@
 //! Attention of a few queries, as in decoding: bound by reading keys and values once.
 
-use super::{Attention, Sizes, unpadded};
+use std::ops::Range;
+
+use super::{Attention, Sizes, Unpadded};
 use crate::element::{Element, load_part, store_part};
+use crate::linear::convert;
 use crate::pool::parallel;
 use crate::scratch::{Scratch, as_floats};
 use crate::simd::{Simd, Work, exp};
@@ -12,9 +15,9 @@ pub(super) const MOST_QUERIES: usize = 4;
 
 pub(super) fn run<T: Element>(attention: Attention, sizes: Sizes, inputs: &[View], y: &SharedMut<T>) {
     let [queries, keys, values] = [0, 1, 2].map(|i| inputs[i].rows::<T>());
+    let unpadded = Unpadded::new(inputs);
     parallel(inputs[1].dim(0) * sizes.kv_heads, |kv_head| {
-        let unpadded = unpadded(inputs, kv_head / sizes.kv_heads);
-        let unpadded = unpadded.as_deref();
+        let unpadded = unpadded.of_head(kv_head, sizes);
         for head in kv_head * sizes.group()..(kv_head + 1) * sizes.group() {
             for query in 0..sizes.n {
                 // SAFETY: each query has its own part of the result.
@@ -53,33 +56,50 @@ impl<T: Element> Work for One<'_, T> {
         let (sums, scores) = rest.split_at_mut(padded);
         x.fill(0.0);
         sums.fill(0.0);
-        for (to, from) in x.chunks_exact_mut(S::LANES).zip(self.x.chunks(S::LANES)) {
-            store_part(s, to, s.mul(load_part(s, from), s.splat(self.attention.scale)));
-        }
-        scores.fill(f32::NEG_INFINITY);
-        let mut largest = f32::MIN;
-        for (score, key) in scores.iter_mut().zip(seen.clone()) {
-            if self.unpadded.is_none_or(|unpadded| unpadded[key] > 0) {
-                *score = dot(s, self.keys.get(first_row + key), x);
-                largest = largest.max(*score);
-            }
-        }
-        let mut sum = s.splat(0.0);
-        for scores in scores.chunks_exact_mut(S::LANES) {
-            let probabilities = exp(s, s.sub(load_part(s, scores), s.splat(largest)));
-            sum = s.add(sum, probabilities);
-            store_part(s, scores, probabilities);
-        }
+        convert(s, self.x, &mut x[..head_dim]);
+        let scale = self.attention.scale;
+        let sum = probabilities(s, x, scale, self.keys, first_row, seen.clone(), self.unpadded, scores);
         // What is not seen has no part in the result, whatever its value.
         for (&probability, key) in scores.iter().zip(seen).filter(|(probability, _)| **probability != 0.0) {
             add_scaled(s, probability, self.values.get(first_row + key), sums);
         }
-        let sum = s.sum(sum);
         let inverse = s.splat(if sum > 0.0 { 1.0 / sum } else { 0.0 });
         for (to, sums) in self.to.chunks_mut(S::LANES).zip(sums.chunks_exact(S::LANES)) {
             store_part(s, to, s.mul(load_part(s, sums), inverse));
         }
     }
+}
+
+/// `e^score` relative to the largest score, of each of the keys `seen`, into `scores`, which is that long up to a whole
+/// vector; their sum. The score of a key is `scale · x · key`, and there is none for padding. `x` has zeros up to a whole
+/// vector.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // Called twice, and each is one thing.
+pub(super) fn probabilities<S: Simd, T: Element>(
+    s: S,
+    x: &[f32],
+    scale: f32,
+    keys: &Rows<T>,
+    first_row: usize,
+    seen: Range<usize>,
+    unpadded: Option<&[u8]>,
+    scores: &mut [f32],
+) -> f32 {
+    scores.fill(f32::NEG_INFINITY);
+    let mut largest = f32::MIN;
+    for (score, key) in scores.iter_mut().zip(seen) {
+        if unpadded.is_none_or(|unpadded| unpadded[key] > 0) {
+            *score = scale * dot(s, keys.get(first_row + key), x);
+            largest = largest.max(*score);
+        }
+    }
+    let mut sum = s.splat(0.0);
+    for scores in scores.chunks_exact_mut(S::LANES) {
+        let probabilities = exp(s, s.sub(load_part(s, scores), s.splat(largest)));
+        sum = s.add(sum, probabilities);
+        store_part(s, scores, probabilities);
+    }
+    s.sum(sum)
 }
 
 /// `a · b`; `b` has zeros up to a whole vector.

@@ -8,14 +8,14 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
 
-use super::few::{add_scaled, dot};
-use super::{Attention, Sizes, unpadded};
-use crate::element::{Element, load_part, store_part, with_element};
+use super::few::{self, add_scaled, dot};
+use super::{Attention, Sizes, Unpadded};
+use crate::element::{Element, with_element};
 use crate::ffi::Kernel;
 use crate::linear::convert;
 use crate::pool::parallel;
 use crate::scratch::{Scratch, as_floats};
-use crate::simd::{Simd, Work, exp};
+use crate::simd::{Simd, Work};
 use crate::view::{Rows, SharedMut, View, ViewMut};
 
 /// Inputs: those of the attention, and the gradient `[batch, n, heads · head_dim]` with respect to its result.
@@ -31,14 +31,13 @@ impl Kernel for Gradient {
         with_element!(dq.dtype(), T => {
             let outputs = [dq.shared::<T>(), dk.shared::<T>(), dv.shared::<T>()];
             let rows = [0, 1, 2].map(|i| inputs[i].rows::<T>());
-            let cotangent = cotangent.to_slice::<T>();
+            let (cotangent, unpadded) = (cotangent.to_slice::<T>(), Unpadded::new(inputs));
             parallel(inputs[1].dim(0) * sizes.kv_heads, |kv_head| {
-                let unpadded = unpadded(inputs, kv_head / sizes.kv_heads);
                 self.0.level.dispatch(Head {
                     attention: self.0,
                     sizes,
                     kv_head,
-                    unpadded: unpadded.as_deref(),
+                    unpadded: unpadded.of_head(kv_head, sizes),
                     rows: &rows,
                     cotangent: &cotangent,
                     outputs: &outputs,
@@ -80,7 +79,7 @@ impl<T: Element> Work for Head<'_, T> {
         let mut scratch = Scratch::new((2 * total + 3) * width + 2 * total.next_multiple_of(S::LANES));
         let (gradients, rest) = as_floats(&mut scratch).split_at_mut(2 * total * width);
         let (vectors, lists) = rest.split_at_mut(3 * width);
-        let (probabilities, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
+        let (all_probabilities, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
         gradients.fill(0.0);
         vectors.fill(0.0);
         let (q, rest) = vectors.split_at_mut(width);
@@ -91,34 +90,21 @@ impl<T: Element> Work for Head<'_, T> {
                 convert(s, queries.get(head * n + query), &mut q[..head_dim]);
                 convert(s, &self.cotangent[self.sizes.output(head, query)..][..head_dim], &mut g[..head_dim]);
                 dq.fill(0.0);
-                probabilities.fill(f32::NEG_INFINITY);
-                let mut largest = f32::MIN;
-                for key in seen.clone() {
-                    if self.unpadded.is_none_or(|unpadded| unpadded[key] > 0) {
-                        probabilities[key] = scale * dot(s, keys.get(self.kv_head * total + key), q);
-                        largest = largest.max(probabilities[key]);
-                    }
-                }
-                let mut sum = s.splat(0.0);
-                for p in probabilities.chunks_exact_mut(S::LANES) {
-                    let e = exp(s, s.sub(load_part(s, p), s.splat(largest)));
-                    sum = s.add(sum, e);
-                    store_part(s, p, e);
-                }
-                let sum = s.sum(sum);
+                let first_row = self.kv_head * total;
+                let probabilities = &mut all_probabilities[..seen.len().next_multiple_of(S::LANES)];
+                let sum = few::probabilities(s, q, scale, keys, first_row, seen.clone(), self.unpadded, probabilities);
                 let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
                 let mut mean = 0.0;
-                for key in seen.clone() {
-                    probabilities[key] *= inverse;
-                    ds[key] = dot(s, values.get(self.kv_head * total + key), g);
-                    if probabilities[key] != 0.0 {
-                        mean += probabilities[key] * ds[key];
+                for ((p, ds), key) in probabilities.iter_mut().zip(&mut *ds).zip(seen.clone()) {
+                    *p *= inverse;
+                    *ds = dot(s, values.get(first_row + key), g);
+                    if *p != 0.0 {
+                        mean += *p * *ds;
                     }
                 }
-                for key in seen.filter(|&key| probabilities[key] != 0.0) {
-                    let p = probabilities[key];
-                    let ds = scale * p * (ds[key] - mean);
-                    add_scaled(s, ds, keys.get(self.kv_head * total + key), dq);
+                for ((&p, &ds), key) in probabilities.iter().zip(&*ds).zip(seen).filter(|((p, _), _)| **p != 0.0) {
+                    let ds = scale * p * (ds - mean);
+                    add_scaled(s, ds, keys.get(first_row + key), dq);
                     add_scaled(s, ds, q, &mut gradients[row(0, key)]);
                     add_scaled(s, p, g, &mut gradients[row(1, key)]);
                 }

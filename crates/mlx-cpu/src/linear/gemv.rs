@@ -13,7 +13,7 @@ use super::format::{Format, Packed};
 use crate::element::{Element, load_part};
 use crate::level::Level;
 use crate::pool::{self, parallel};
-use crate::scratch::{Scratch, as_floats, as_words16};
+use crate::scratch::{Scratch, as_floats, as_slice_of};
 use crate::simd::{Simd, Work};
 use crate::view::{Rows, SharedMut};
 
@@ -167,7 +167,7 @@ pub(super) fn quantize_row<S: Simd, T: Element>(
 fn in_places<S: Simd, const PER_WORD: usize>(q: &[i16]) -> Scratch {
     let words = 2 * S::LANES;
     let mut all = Scratch::new(q.len() / 2);
-    let steps = as_words16(&mut all).chunks_exact_mut(words * PER_WORD);
+    let steps = as_slice_of::<i16>(&mut all).chunks_exact_mut(words * PER_WORD);
     for (q, placed) in q.chunks_exact(words * PER_WORD).zip(steps) {
         for (place, placed) in placed.chunks_exact_mut(words).enumerate() {
             for (placed, q) in placed.iter_mut().zip(q.chunks_exact(PER_WORD)) {
@@ -211,7 +211,7 @@ impl<const V: usize, const BITS: usize> Work for SomeRows<'_, V, BITS> {
             }
             for (row, scales) in rows.zip(scales.chunks_exact(V * row_scales)) {
                 let numbers = if spread {
-                    self.weight.codes(s, row, 0, &mut bytes_of(&mut spread_numbers)[..self.len]);
+                    self.weight.codes(s, row, 0, &mut as_slice_of::<u8>(&mut spread_numbers)[..self.len]);
                     &*spread_numbers
                 } else {
                     self.weight.words(row)
@@ -305,9 +305,4 @@ unsafe fn dot_step<S: Simd, const V: usize, const BITS: usize>(s: S, packed: S::
     }
     places!(0 1 2 3 4 5 6 7);
     dots
-}
-
-pub(super) fn bytes_of(words: &mut [u32]) -> &mut [u8] {
-    // SAFETY: the same memory; bytes have no alignment and no invalid values.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }

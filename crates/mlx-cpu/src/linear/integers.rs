@@ -12,7 +12,7 @@ use super::gemv::quantize_row;
 use super::tile::{Transpose, panel_width};
 use crate::element::Element;
 use crate::level::Level;
-use crate::scratch::{Scratch, as_floats, as_words16};
+use crate::scratch::{Scratch, as_floats, as_slice_of};
 use crate::simd::{Simd, Work};
 use crate::view::Rows;
 
@@ -86,7 +86,7 @@ impl<T: Element> Work for PackLeft<'_, T> {
         let mut integers = Scratch::new(words * rows);
         let mut row_scales = Scratch::new(2 * groups);
         let (row_scales, row_sums) = as_floats(&mut row_scales).split_at_mut(groups);
-        for (row, q) in as_words16(&mut integers).chunks_exact_mut(len).enumerate() {
+        for (row, q) in as_slice_of::<i16>(&mut integers).chunks_exact_mut(len).enumerate() {
             quantize_row(s, x.get(first + row), group_size, q, row_scales, row_sums);
             for group in 0..groups {
                 scales[group * rows + row] = row_scales[group];
@@ -115,14 +115,16 @@ impl Work for PackPanel<'_> {
         let (pairs, rest) = to.split_at_mut(words * width);
         let (scales, biases) = as_floats(rest).split_at_mut(groups * width);
         let mut codes = Scratch::new(len.div_ceil(4));
-        let codes = super::gemv::bytes_of(&mut codes);
+        let codes = as_slice_of::<u8>(&mut codes);
         let mut integers = Scratch::new(words * columns.len());
         if columns.len() < width {
             pairs.fill(0);
             scales.fill(0.0);
             biases.fill(0.0);
         }
-        for ((column, row), q) in columns.clone().enumerate().zip(as_words16(&mut integers).chunks_exact_mut(len)) {
+        for ((column, row), q) in
+            columns.clone().enumerate().zip(as_slice_of::<i16>(&mut integers).chunks_exact_mut(len))
+        {
             weight.codes(s, row, 0, &mut codes[..len]);
             q.iter_mut().zip(&codes[..len]).for_each(|(q, &code)| *q = code.into());
             for group in 0..groups {

@@ -11,7 +11,7 @@ use mlx_rs::Dtype;
 
 use super::format::Matrix;
 use crate::level::Level;
-use crate::scratch::{Scratch, as_elements};
+use crate::scratch::{Scratch, as_slice_of};
 use crate::simd::{Simd, Work};
 
 /// How tiles are multiplied.
@@ -172,11 +172,11 @@ impl Work for ReadRows<'_> {
         let words = self.tiles.words(self.len);
         for (row, to) in (self.first..self.first + self.rows).zip(self.to.chunks_exact_mut(words)) {
             if self.tiles.pairs {
-                let (row_to, rest) = as_elements::<bf16>(to).split_at_mut(self.len);
+                let (row_to, rest) = as_slice_of::<bf16>(to).split_at_mut(self.len);
                 rest.fill(bf16::ZERO);
                 self.matrix.read(s, row, 0, row_to);
             } else {
-                self.matrix.read(s, row, 0, as_elements::<f32>(to));
+                self.matrix.read(s, row, 0, as_slice_of::<f32>(to));
             }
         }
     }
@@ -237,7 +237,7 @@ impl Work for PackColumns<'_> {
         let mut lines = [[bf16::ZERO; 32]; 2];
         for (word, to) in panel.chunks_exact_mut(width).take(tiles.words(rows.len())).enumerate() {
             if !tiles.pairs {
-                let to = as_elements::<f32>(to);
+                let to = as_slice_of::<f32>(to);
                 to[columns..].fill(0.0);
                 matrix.read(s, rows.start + word, first, &mut to[..columns]);
                 continue;
