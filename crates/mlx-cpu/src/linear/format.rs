@@ -303,6 +303,42 @@ fn spread<const BITS: usize>(packed: &[u8], to: &mut [u8]) {
     }
 }
 
+/// The inverse of [`unpack`], for numbers that are in range.
+#[inline(always)]
+pub(crate) fn pack(bits: usize, numbers: &[i16], to: &mut [u8]) {
+    match bits {
+        8 => {
+            for (to, &number) in to.iter_mut().zip(numbers) {
+                *to = number as u8;
+            }
+        }
+        4 => {
+            for (to, numbers) in to.iter_mut().zip(numbers.as_chunks::<2>().0) {
+                *to = (numbers[0] | numbers[1] << 4) as u8;
+            }
+        }
+        2 => squeeze::<2>(numbers, to),
+        3 => squeeze::<3>(numbers, to),
+        5 => squeeze::<5>(numbers, to),
+        6 => squeeze::<6>(numbers, to),
+        _ => unreachable!("no numbers of {bits} bits"),
+    }
+}
+
+/// The inverse of [`spread`].
+#[inline(always)]
+fn squeeze<const BITS: usize>(numbers: &[i16], to: &mut [u8]) {
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let (to, _) = to.as_chunks_mut::<BITS>();
+    for (to, numbers) in to.iter_mut().zip(numbers) {
+        let mut word = 0;
+        for (i, &number) in numbers.iter().enumerate() {
+            word |= (number as u64) << (i * BITS);
+        }
+        to.copy_from_slice(&word.to_le_bytes()[..BITS]);
+    }
+}
+
 fn bytes_of(words: &[u32]) -> &[u8] {
     // SAFETY: the same memory; bytes have no alignment and no invalid values. MLX's packed words are little-endian, as
     // is every CPU that it runs on.
@@ -310,10 +346,11 @@ fn bytes_of(words: &[u32]) -> &[u8] {
 }
 
 /// The 4-bit floats of OCP Microscaling Formats 1.0, section 5.3.3.
-static E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+pub(crate) static E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// The 8-bit floats E4M3 of OFP8: no infinities, and NaN only with all bits set.
-static E4M3: [f32; 256] = {
+pub(crate) static E4M3: [f32; 256] = {
     let mut table = [0.0; 256];
     let mut code = 0;
     while code < 256 {

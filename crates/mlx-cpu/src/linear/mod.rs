@@ -10,7 +10,7 @@ pub(crate) mod tile;
 
 use std::ffi::CStr;
 
-use mlx_quantized::Packed;
+use mlx_quantized::{Mode, Packed};
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
@@ -21,7 +21,7 @@ use crate::view::{SharedMut, View, ViewMut};
 pub use experts::expert_linear;
 #[cfg(test)]
 pub(crate) use experts::expert_linear_at;
-pub(crate) use format::{Format, Matrix, convert};
+pub(crate) use format::{E2M1, E4M3, Format, Matrix, Packed as PackedView, convert, pack};
 pub(crate) use gemm::{Direction, Floats};
 
 /// A matrix `[output, input]`.
@@ -57,7 +57,7 @@ impl<'a> Weight<'a> {
     }
 
     /// The axes before the matrices', outputs and inputs, if the arrays fit one another and are not empty.
-    fn shapes(self) -> Option<(&'a [i32], i32, i32)> {
+    pub(crate) fn shapes(self) -> Option<(&'a [i32], i32, i32)> {
         let shapes = match self {
             Self::Dense(weight) => {
                 let [outer @ .., outputs, inputs] = weight.shape() else { return None };
@@ -82,17 +82,19 @@ impl<'a> Weight<'a> {
 }
 
 /// The forms that MLX defines.
-fn known(p: &Packed) -> bool {
-    use mlx_quantized::Mode::*;
-    match p.mode {
-        Affine => {
-            matches!(p.bits, 2 | 3 | 4 | 5 | 6 | 8)
-                && matches!(p.group_size, 32 | 64 | 128)
-                && is_float(p.scales.dtype())
-        }
-        Mxfp4 | Nvfp4 => p.bits == 4 && matches!(p.group_size, 16 | 32) && p.scales.dtype() == Dtype::Uint8,
-        Mxfp8 => p.bits == 8 && p.group_size == 32 && p.scales.dtype() == Dtype::Uint8,
+pub(crate) fn is_form(mode: Mode, group_size: i32, bits: i32) -> bool {
+    match mode {
+        Mode::Affine => matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group_size, 32 | 64 | 128),
+        Mode::Mxfp4 => (group_size, bits) == (32, 4),
+        Mode::Nvfp4 => (group_size, bits) == (16, 4),
+        Mode::Mxfp8 => (group_size, bits) == (32, 8),
     }
+}
+
+fn known(p: &Packed) -> bool {
+    let scales = p.scales.dtype();
+    let fits = if p.mode.has_biases() { is_float(scales) } else { scales == Dtype::Uint8 };
+    fits && is_form(p.mode, p.group_size, p.bits)
 }
 
 /// Types of numbers of rows that int32 holds, but for those that no table has.

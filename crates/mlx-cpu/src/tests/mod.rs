@@ -7,6 +7,7 @@ pub(crate) mod amx;
 mod attention;
 mod gradients;
 mod linear;
+mod quantize;
 mod rest;
 
 use std::cell::Cell;
