@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
+use mlx_quantized::Mode;
 use mlx_rs::Dtype;
+use phi3v::checkpoint::quantize::{Mixed, Override};
 use phi3v::engine::sampler::Sampling;
 use phi3v::processor::NumCrops;
 use phi3v::processor::image_source::ImageLimits;
@@ -233,6 +235,168 @@ pub(crate) struct GenerateArgs {
     pub(crate) images: ImageArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+}
+
+/// The number format of packed matrices
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Integers with a scale and an offset for each group: 2 to 8 bits
+    Affine,
+    /// OCP's 4-bit floats in groups of 32
+    Mxfp4,
+    /// NVIDIA's 4-bit floats in groups of 16
+    Nvfp4,
+    /// OCP's 8-bit floats in groups of 32
+    Mxfp8,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Affine => Self::Affine,
+            ModeArg::Mxfp4 => Self::Mxfp4,
+            ModeArg::Nvfp4 => Self::Nvfp4,
+            ModeArg::Mxfp8 => Self::Mxfp8,
+        }
+    }
+}
+
+/// Few bits for most matrices, more for the sensitive ones
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[allow(clippy::enum_variant_names)] // the names that mlx-lm has
+pub(crate) enum MixedArg {
+    #[value(name = "mixed_2_6")]
+    Mixed2_6,
+    #[value(name = "mixed_3_4")]
+    Mixed3_4,
+    #[value(name = "mixed_3_6")]
+    Mixed3_6,
+    #[value(name = "mixed_4_6")]
+    Mixed4_6,
+    #[value(name = "mixed_4_8")]
+    Mixed4_8,
+}
+
+impl From<MixedArg> for Mixed {
+    fn from(recipe: MixedArg) -> Self {
+        let (low, high) = match recipe {
+            MixedArg::Mixed2_6 => (2, 6),
+            MixedArg::Mixed3_4 => (3, 4),
+            MixedArg::Mixed3_6 => (3, 6),
+            MixedArg::Mixed4_6 => (4, 6),
+            MixedArg::Mixed4_8 => (4, 8),
+        };
+        Self { low, high }
+    }
+}
+
+/// How matrices are packed
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Quantization")]
+pub(crate) struct QuantizationArgs {
+    /// Bits of a weight: 2, 3, 4, 5, 6 or 8 [default: 4, of mxfp8 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) q_bits: Option<i32>,
+    /// Consecutive weights that share a scale: 32, 64 or 128 [default: 64, of mxfp4 and mxfp8 32, of nvfp4 16]
+    #[arg(long, value_name = "N")]
+    pub(crate) q_group_size: Option<i32>,
+    /// Number format [default: affine]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) q_mode: Option<ModeArg>,
+    /// A recipe: few bits for most matrices, more for those whose errors hurt most
+    #[arg(long, value_name = "RECIPE", conflicts_with = "q_bits")]
+    pub(crate) quant_predicate: Option<MixedArg>,
+    /// Other bits for modules whose path matches, as 'lm_head=8', 'layers\.[01]\.=6:32' or 'down_proj=none'
+    ///
+    /// Repeat it for several; of those that match a module the last counts. Paths are those of the checkpoint's tensors,
+    /// such as model.layers.0.mlp.down_proj. The format is affine.
+    #[arg(long = "q-override", value_name = "REGEX=BITS[:GROUP]|none")]
+    pub(crate) q_overrides: Vec<Override>,
+    /// Pack the part that sees, too
+    #[arg(long)]
+    pub(crate) quantize_vision: bool,
+}
+
+impl QuantizationArgs {
+    /// The first of these flags that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let Self { q_bits, q_group_size, q_mode, quant_predicate, q_overrides, quantize_vision } = self;
+        [
+            ("--q-bits", q_bits.is_some()),
+            ("--q-group-size", q_group_size.is_some()),
+            ("--q-mode", q_mode.is_some()),
+            ("--quant-predicate", quant_predicate.is_some()),
+            ("--q-override", !q_overrides.is_empty()),
+            ("--quantize-vision", *quantize_vision),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+/// Where the result goes
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// The new folder
+    #[arg(long, value_name = "FOLDER", default_value = "mlx_model")]
+    pub(crate) mlx_path: PathBuf,
+    /// Replace the folder if it is a model folder
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Type of tensors that are not packed [default: the one that config.json names, or as stored]
+    #[arg(long, value_name = "TYPE", default_value = "auto", hide_default_value = true)]
+    pub(crate) dtype: DtypeArg,
+    /// Print one JSON object with sizes and figures
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `phi3v convert`
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// Folder of a checkpoint, or its id on the Hugging Face hub
+    #[arg(
+        long,
+        visible_alias = "model",
+        value_name = "FOLDER|ID",
+        default_value = "microsoft/Phi-3.5-vision-instruct"
+    )]
+    pub(crate) hf_path: String,
+    /// Branch, tag or commit of a hub model
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// Pack the matrices into few bits
+    #[arg(short, long)]
+    pub(crate) quantize: bool,
+    /// Make packed matrices floats again
+    #[arg(short, long, conflicts_with = "quantize")]
+    pub(crate) dequantize: bool,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) cpu: CpuArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    // Groups with a heading come last: it holds for all that follows.
+    #[command(flatten)]
+    pub(crate) quantization: QuantizationArgs,
+}
+
+/// Arguments of `phi3v quantize`
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// Folder of a checkpoint, in MLX's or Hugging Face's layout
+    #[arg(short, long, visible_alias = "hf-path", value_name = "FOLDER")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) cpu: CpuArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    // Groups with a heading come last: it holds for all that follows.
+    #[command(flatten)]
+    pub(crate) quantization: QuantizationArgs,
 }
 
 /// Arguments of `phi3v verify`

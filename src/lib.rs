@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod convert;
 pub mod device;
 pub mod engine;
 mod http;

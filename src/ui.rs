@@ -43,6 +43,11 @@ impl Ui {
         }
     }
 
+    /// Something the user should know.
+    pub(crate) fn warning(&self, message: impl Display) {
+        eprintln!("warning: {message}");
+    }
+
     /// A decision, for users who ask.
     pub(crate) fn verbose(&self, message: impl Display) {
         if self.verbosity >= Verbosity::Verbose {
@@ -94,7 +99,7 @@ impl hub::Progress for Ui {
     }
 
     fn warn(&self, message: &str) {
-        eprintln!("warning: {message}");
+        self.warning(message);
     }
 }
 

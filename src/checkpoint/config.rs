@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mlx_quantized::Mode;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// A checkpoint folder's configuration files.
 #[derive(Debug, Clone)]
@@ -210,7 +210,7 @@ impl ModelFiles {
 }
 
 /// How one module's weights are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantizedAs {
     /// Consecutive weights of a row that share a scale.
     pub group_size: i32,
@@ -221,7 +221,7 @@ pub struct QuantizedAs {
     pub mode: Mode,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(remote = "Mode", rename_all = "lowercase")]
 enum ModeName {
     Affine,
@@ -234,11 +234,21 @@ fn affine() -> Mode {
     Mode::Affine
 }
 
+impl QuantizedAs {
+    /// Bits of one weight, with its part of the group's scale and bias.
+    pub fn bits_per_weight(&self) -> f64 {
+        let overhead = if self.mode == Mode::Affine { 32 } else { 8 };
+        f64::from(self.bits) + f64::from(overhead) / f64::from(self.group_size)
+    }
+}
+
 /// `config.json`'s `quantization`: the rule and its exceptions by module path.
 #[derive(Debug, Clone)]
 pub struct Quantization {
-    default: QuantizedAs,
-    overrides: BTreeMap<String, QuantizedAs>,
+    /// How modules are packed that are not named below.
+    pub default: QuantizedAs,
+    /// Modules packed otherwise.
+    pub overrides: BTreeMap<String, QuantizedAs>,
 }
 
 impl Quantization {
@@ -251,11 +261,19 @@ impl Quantization {
         let mut overrides = BTreeMap::new();
         // `false` stands for a module left as it was; that it has no scales says so already.
         for (path, value) in fields.iter().filter(|(_, value)| value.is_object()) {
-            let mut merged = serde_json::json!({ "group_size": default.group_size, "bits": default.bits });
+            let mut merged = json!({ "group_size": default.group_size, "bits": default.bits });
             merged.as_object_mut().expect("made as an object").extend(value.as_object().cloned().unwrap_or_default());
             overrides.insert(path.clone(), parse(&merged).with_context(|| path.clone())?);
         }
         Ok(Self { default, overrides })
+    }
+
+    /// As `config.json` has it.
+    pub fn to_value(&self) -> Value {
+        let mut value = json!(self.default);
+        let fields = value.as_object_mut().expect("a struct is an object");
+        fields.extend(self.overrides.iter().map(|(path, packing)| (path.clone(), json!(packing))));
+        value
     }
 
     /// How the module at `path` is packed, given that it is.

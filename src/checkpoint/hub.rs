@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use self::cache::{Repo, missing_from, shards};
 pub use self::error::HubError;
 pub use self::settings::HubSettings;
+use super::INDEX;
 
 mod cache;
 mod download;
@@ -29,7 +30,6 @@ mod settings;
 
 const DEFAULT_REVISION: &str = "main";
 const CONFIG: &str = "config.json";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Receives what happens during a download; the caller draws it. `()` ignores everything.
 pub trait Progress {

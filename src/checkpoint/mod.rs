@@ -1,8 +1,16 @@
-//! Checkpoints on disk and on the hub: finding the folder, reading its configuration, taking its tensors.
+//! Checkpoints on disk and on the hub: finding the folder, reading its configuration, taking its tensors, and making
+//! another folder of it.
 
 pub mod config;
+pub mod conversion;
 pub mod hub;
+pub mod quantize;
+pub mod save;
+pub mod staging;
 pub mod weights;
 
 pub use config::ModelFiles;
 pub use weights::{Scope, Weights};
+
+/// The file that says which weight file holds which tensor.
+const INDEX: &str = "model.safetensors.index.json";

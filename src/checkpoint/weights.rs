@@ -15,9 +15,9 @@ use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use super::INDEX;
 use super::config::{Quantization, QuantizedAs, parse, read_json};
-
-const INDEX: &str = "model.safetensors.index.json";
+use super::save::TensorSpec;
 
 /// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
 /// enough to know the outcome.
@@ -46,6 +46,17 @@ impl Stored {
             None => self.shape.clone(),
         }
     }
+}
+
+/// A plain tensor or a packed matrix.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Of a packed matrix the module, of a plain tensor its name.
+    pub path: String,
+    /// The names of its tensors: of a packed matrix `weight`, `scales` and, where the mode has them, `biases`.
+    pub parts: Vec<String>,
+    /// How it is packed.
+    pub packed: Option<QuantizedAs>,
 }
 
 /// The tensors of a checkpoint folder.
@@ -96,6 +107,51 @@ impl Weights {
         })
     }
 
+    /// What the checkpoint holds, in the order of the files: plain tensors, and packed matrices with all their parts.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut taken = BTreeSet::new();
+        for (name, stored) in &self.tensors {
+            let Some(path) = name.strip_suffix(".scales") else { continue };
+            let rule = self.quantization.as_ref().with_context(|| {
+                format!("{name}: quantized, but {}/config.json has no quantization", self.folder.display())
+            })?;
+            let parts = ["weight", "scales", "biases"].map(|part| format!("{path}.{part}"));
+            let parts: Vec<String> = parts.into_iter().filter(|name| self.tensors.contains_key(name)).collect();
+            taken.extend(parts.iter().cloned());
+            let place = (stored.shard, stored.bytes.start);
+            entries.push((place, Entry { path: path.to_owned(), parts, packed: Some(rule.of(path)) }));
+        }
+        for (name, stored) in self.tensors.iter().filter(|(name, _)| !taken.contains(*name)) {
+            let place = (stored.shard, stored.bytes.start);
+            entries.push((place, Entry { path: name.clone(), parts: vec![name.clone()], packed: None }));
+        }
+        entries.sort_by_key(|(place, _)| *place);
+        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// A tensor's type, shape and size as the model sees it.
+    pub fn spec(&self, name: &str) -> Result<TensorSpec> {
+        let stored = self.stored(name)?;
+        Ok(TensorSpec { name: name.to_owned(), dtype: stored.dtype, shape: stored.final_shape() })
+    }
+
+    /// A tensor by its name, as stored but for the order of its axes.
+    pub fn read(&self, name: &str) -> Result<Array> {
+        self.array(self.stored(name)?).with_context(|| name.to_owned())
+    }
+
+    /// Gives the memory of a tensor back that was read; who reads it again reads the file again.
+    pub fn release(&self, name: &str) {
+        if let Some(stored) = self.tensors.get(name) {
+            self.shards[stored.shard].release(stored.bytes.clone());
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored> {
+        self.tensors.get(name).with_context(|| format!("{} has no tensor {name}", self.folder.display()))
+    }
+
     /// Bytes of all tensors as stored.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|stored| stored.bytes.len() as u64).sum()
@@ -143,7 +199,7 @@ impl Weights {
             self.wrong.borrow_mut().push(note);
             return expected();
         }
-        match self.read(stored) {
+        match self.cast(stored) {
             Ok(array) => array,
             Err(e) => {
                 self.wrong.borrow_mut().push(format!("{name}: {e:#}"));
@@ -152,11 +208,14 @@ impl Weights {
         }
     }
 
-    fn read(&self, stored: &Stored) -> Result<Array> {
-        let mut array = self.shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?;
-        if let Some(axes) = stored.transpose {
-            array = array.transpose_axes(axes)?.contiguous()?;
-        }
+    fn array(&self, stored: &Stored) -> Result<Array> {
+        let array = self.shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?;
+        let Some(axes) = stored.transpose else { return Ok(array) };
+        Ok(array.transpose_axes(axes)?.contiguous()?)
+    }
+
+    fn cast(&self, stored: &Stored) -> Result<Array> {
+        let mut array = self.array(stored)?;
         if let Some(dtype) = self.dtype
             && stored.dtype.is_float()
         {

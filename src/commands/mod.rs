@@ -1,5 +1,6 @@
 //! The subcommands: each turns its arguments into settings, calls the library, and prints.
 
+mod convert;
 mod docs;
 mod generate;
 mod verify;
@@ -9,12 +10,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::cli::{Cli, GenerateArgs, VerifyArgs};
+use crate::cli::{Cli, ConvertArgs, GenerateArgs, QuantizeArgs, VerifyArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answer a question, about pictures or without
     Generate(GenerateArgs),
+    /// Make a model folder in MLX's layout, quantized or not
+    Convert(ConvertArgs),
+    /// Quantize a model folder
+    Quantize(QuantizeArgs),
     /// Check a model, stage by stage, against recordings of the reference
     Verify(VerifyArgs),
     /// Print the completion script for a shell
@@ -27,6 +32,8 @@ pub(crate) enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Generate(args) => generate::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Quantize(args) => convert::quantize(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),

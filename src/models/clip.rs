@@ -9,7 +9,7 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
 use crate::checkpoint::Scope;
-use crate::nn::{LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
+use crate::nn::{Embedding, LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
 use crate::processor::TILE;
 
 /// Phi-3-vision's `img_processor`, as far as the tower goes. Published checkpoints leave the tower's measures to the
@@ -180,7 +180,8 @@ impl Clip {
                 &[s.hidden_size, s.patch_size, s.patch_size, 3],
             )?,
             class_embedding: embeddings.get("class_embedding", &[s.hidden_size]),
-            position_embedding: embeddings.get("position_embedding.weight", &[s.num_positions, s.hidden_size]),
+            position_embedding: Embedding::load(&embeddings.pp("position_embedding"), s.num_positions, s.hidden_size)
+                .table()?,
             pre_layrnorm: LayerNorm::load(&w.pp("pre_layrnorm"), s.hidden_size, s.eps),
             layers: (0..used).map(|i| Block::load(&layers.pp(i), &s)).collect(),
             patch_size: s.patch_size,

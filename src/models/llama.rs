@@ -9,6 +9,7 @@ use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
+use crate::checkpoint::quantize::Role;
 use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
@@ -18,6 +19,7 @@ pub(super) const ARCH: Arch = Arch {
         Ok(Box::new(CausalLm::load(&c, w, |w| Block::load(w, &c))?))
     },
     remap: |files| Ok(files.parse::<Config>()?.remap()),
+    role: |_| Role::Text,
     has_vision: false,
     stop_tokens: &[],
 };

@@ -11,6 +11,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::cache::Cache;
+use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Scope, Weights};
 use crate::nn::RopeFactors;
@@ -24,6 +25,8 @@ pub struct Arch {
     pub load: fn(&ModelFiles, &Scope) -> Result<Box<dyn Model>>,
     /// How published tensors become MLX's.
     pub remap: fn(&ModelFiles) -> Result<Remap>,
+    /// What the matrix of the module at this path is for, when a checkpoint is quantized.
+    pub role: fn(&str) -> Role,
     /// Whether prompts can hold pictures, as `<|image_N|>`.
     pub has_vision: bool,
     /// Tokens that end an answer although the checkpoint's files may not say so.

@@ -10,12 +10,14 @@ use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
+use crate::checkpoint::quantize::Role;
 use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],
     load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
+    role: |_| Role::Text,
     has_vision: false,
     stop_tokens: STOP_TOKENS,
 };

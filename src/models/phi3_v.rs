@@ -13,6 +13,7 @@ use super::clip::{self, Clip};
 use super::{Arch, Model, phi3};
 use crate::cache::Cache;
 use crate::checkpoint::Scope;
+use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::nn::{Linear, gelu};
 use crate::processor::{TILE, Tiles};
@@ -21,6 +22,7 @@ pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3_v"],
     load: |files, w| Ok(Box::new(Phi3V::load(&files.parse()?, w)?)),
     remap: |_| Ok(Remap { rename, transpose }),
+    role,
     has_vision: true,
     stop_tokens: phi3::STOP_TOKENS,
 };
@@ -40,6 +42,15 @@ fn transpose(name: &str, shape: &[i32]) -> Option<&'static [i32]> {
     match shape {
         [_, 3, height, width] if name.ends_with("patch_embedding.weight") && height == width => Some(&[0, 2, 3, 1]),
         _ => None,
+    }
+}
+
+/// The table of positions is added as it is, and the patch convolution is no plain matrix.
+fn role(path: &str) -> Role {
+    match path.strip_prefix("model.vision_embed_tokens.") {
+        None => Role::Text,
+        Some(path) if path.contains(".embeddings.") => Role::Fixed,
+        Some(_) => Role::Vision,
     }
 }
 

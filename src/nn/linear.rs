@@ -136,6 +136,14 @@ impl Embedding {
         Ok(self.weight.rows(&ids)?.index(mlx_rs::ops::indexing::NewAxis))
     }
 
+    /// All vectors, `[vocab_size, hidden_size]`.
+    pub fn table(&self) -> Result<Array> {
+        match &self.weight {
+            Weight::Plain(weight) => Ok(weight.clone()),
+            Weight::Packed(packed, dtype) => packed.dequantize(*dtype),
+        }
+    }
+
     /// The table as the map to logits, `[.., hidden_size] -> [.., vocab_size]`, for models that tie the two.
     pub fn as_linear(&self, x: &Array) -> Result<Array> {
         self.weight.apply(x, None)

@@ -20,9 +20,9 @@ pub struct MappedFile {
     /// Private: what is written stays in this process. Nobody but MLX writes, which reuses memory of arrays that nobody
     /// else holds.
     map: Arc<MmapMut>,
-    /// The arrays that are mapped pages: as long as they are held here MLX does not reuse their memory, which may be
-    /// asked for again.
-    borrowed: RefCell<Vec<Array>>,
+    /// The arrays that are mapped pages, by where they begin: as long as they are held here MLX does not reuse their memory,
+    /// which may be asked for again.
+    borrowed: RefCell<Vec<(usize, Array)>>,
 }
 
 impl MappedFile {
@@ -58,16 +58,23 @@ impl MappedFile {
         // One call for all pages is much faster than a fault for each. Where it is refused, those come.
         let _ = self.map.advise_range(Advice::PopulateRead, range.start, range.len());
         if let Some(array) = self.borrow(range.clone(), shape, dtype) {
-            self.borrowed.borrow_mut().push(array.clone());
+            self.borrowed.borrow_mut().push((range.start, array.clone()));
             return Ok(array);
         }
         // SAFETY: `bytes` is as long as shape and type say, and MLX copies it before the call returns. It copies whole
         // elements with memmove where the types agree, which they do here, so alignment does not matter.
         let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), shape, dtype) };
-        // SAFETY: nobody writes to these pages while this value lives, so dropped ones come back from the file when
-        // somebody reads them again. The advice is only about memory: where it is refused, nothing else changes.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        self.release(range);
         Ok(array)
+    }
+
+    /// Gives the memory of these bytes back; who reads them again reads the file again.
+    pub fn release(&self, range: Range<usize>) {
+        self.borrowed.borrow_mut().retain(|(start, _)| !range.contains(start));
+        // SAFETY: nobody writes to these pages: MLX not into an array's memory that somebody else holds, as this value did
+        // until now, and arrays that are still in use elsewhere read from the file what was dropped. The advice is only
+        // about memory: where it is refused, nothing else changes.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
     }
 
     /// The array that is the mapped pages; none where they are not aligned or MLX cannot.

@@ -1,0 +1,341 @@
+//! A checkpoint folder from another: one pass over the tensors, each cast, packed or unpacked and written before the next is
+//! read. No model is built. Headers tell what will come out, so it is all known, and checked, before the first tensor.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use mlx_quantized::{Mode, Packed};
+use mlx_rs::{Array, Dtype};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::config::{Quantization, QuantizedAs};
+use super::quantize::{Matrix, Role, Rule, pack, unpack};
+use super::save::{SHARD_BYTES, Shards, TensorSpec};
+use super::staging::Staging;
+use super::weights::Entry;
+use super::{ModelFiles, Weights};
+use crate::models::Arch;
+
+/// What is to become of a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The packing of matrices; none leaves packed ones packed as they are, and others floats.
+    pub rule: Option<Rule>,
+    /// Make packed matrices floats.
+    pub dequantize: bool,
+    /// The type of floating-point tensors; none for the one that `config.json` names, or as stored.
+    pub dtype: Option<Dtype>,
+}
+
+/// Packs the matrix `[output, input]` of the module at this path.
+pub type Pack<'a> = dyn FnMut(&str, &Array, QuantizedAs) -> Result<Packed> + 'a;
+
+/// What becomes of one entry of the source.
+enum Action {
+    /// Floats are cast, all else stays.
+    Keep,
+    Pack(QuantizedAs),
+    Unpack,
+}
+
+struct Step {
+    entry: Entry,
+    action: Action,
+    outputs: Vec<TensorSpec>,
+    dtype: Option<Dtype>,
+    bytes: u64,
+}
+
+/// A conversion that is known to be possible.
+pub struct Conversion<'a> {
+    files: &'a ModelFiles,
+    weights: &'a Weights,
+    steps: Vec<Step>,
+    /// How each packed matrix of the result is packed, by module path.
+    pub packings: BTreeMap<String, QuantizedAs>,
+    default: Option<QuantizedAs>,
+    /// Matrices of the source that are packed and will be packed anew, which costs accuracy twice.
+    pub repacked: usize,
+    /// Matrices that the rule concerns but whose rows do not fall into whole groups: they stay floats.
+    pub indivisible: Vec<String>,
+    /// Sizes before and after.
+    pub sizes: Sizes,
+}
+
+/// Sizes before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Sizes {
+    /// Numbers in all tensors.
+    pub parameters: u64,
+    /// Bytes of the source's tensors.
+    pub source_bytes: u64,
+    /// Bytes of the result's tensors.
+    pub bytes: u64,
+    /// Bits of the result for each number, scales and biases included.
+    pub bits_per_weight: f64,
+}
+
+impl<'a> Conversion<'a> {
+    /// Checks that the conversion is possible, and finds what comes out. `weights` are those of `files`, not cast.
+    pub fn new(files: &'a ModelFiles, weights: &'a Weights, settings: &Settings) -> Result<Self> {
+        let entries = weights.entries()?;
+        let quantized = entries.iter().any(|entry| entry.packed.is_some());
+        ensure!(!settings.dequantize || settings.rule.is_none(), "either quantize or dequantize, not both");
+        ensure!(
+            !settings.dequantize || quantized,
+            "{} is not quantized, so there is nothing to dequantize",
+            files.folder.display()
+        );
+        let matrices = matrices(files, weights, &entries)?;
+        let wanted = settings.rule.as_ref().map(|rule| rule.apply(&matrices)).transpose()?;
+        let dtype = settings.dtype.or_else(|| torch_dtype(&files.config));
+
+        let mut steps = Vec::new();
+        let mut packings = BTreeMap::new();
+        let mut parameters = 0;
+        for entry in entries {
+            let path = module(&entry).to_owned();
+            let action = match (&wanted, entry.packed) {
+                (Some(wanted), _) if wanted.contains_key(&path) => Action::Pack(wanted[&path]),
+                (None, Some(_)) if !settings.dequantize => Action::Keep,
+                (_, Some(_)) => Action::Unpack,
+                (_, None) => Action::Keep,
+            };
+            if let (Action::Pack(packing), _) | (Action::Keep, Some(packing)) = (&action, &entry.packed) {
+                packings.insert(path, *packing);
+            }
+            let step = Step::new(weights, entry, action, dtype)?;
+            parameters += step.parameters(weights)?;
+            steps.push(step);
+        }
+        let bytes = steps.iter().flat_map(|step| &step.outputs).map(TensorSpec::bytes).sum();
+        let repacked =
+            steps.iter().filter(|step| step.entry.packed.is_some() && matches!(step.action, Action::Pack(_))).count();
+        let default = match &settings.rule {
+            Some(rule) => Some(rule.default),
+            None => packings.first_key_value().map(|(_, &packing)| packing),
+        };
+        let indivisible = settings.rule.as_ref().map(|rule| {
+            let left =
+                matrices.iter().filter(|matrix| matrix.role == Role::Text && !rule.default.divides(matrix.input));
+            left.filter(|matrix| !packings.contains_key(&matrix.path)).map(|matrix| matrix.path.clone()).collect()
+        });
+        let sizes = Sizes {
+            parameters,
+            source_bytes: weights.total_bytes(),
+            bytes,
+            bits_per_weight: 8.0 * bytes as f64 / parameters as f64,
+        };
+        let indivisible = indivisible.unwrap_or_default();
+        Ok(Self { files, weights, steps, packings, default, repacked, indivisible, sizes })
+    }
+
+    /// Writes the result into the folder, all but `config.json`: without it nobody takes the folder for a model.
+    /// `progress` is told the bytes of every tensor of the source that is done, and may break off.
+    ///
+    /// # Errors
+    /// Also when `progress` breaks off.
+    pub fn write(
+        &self,
+        staging: &Staging,
+        pack: &mut Pack,
+        mut progress: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for file in companions(&self.files.folder)? {
+            staging.copy(&file)?;
+        }
+        let outputs: Vec<TensorSpec> = self.steps.iter().flat_map(|step| step.outputs.clone()).collect();
+        let mut shards = Shards::create(staging.folder(), &outputs, SHARD_BYTES)?;
+        for step in &self.steps {
+            let arrays = step.compute(self.weights, pack).with_context(|| step.entry.path.clone())?;
+            for (spec, array) in step.outputs.iter().zip(&arrays) {
+                shards.write(&spec.name, array)?;
+            }
+            drop(arrays);
+            step.entry.parts.iter().for_each(|name| self.weights.release(name));
+            mlx_rs::memory::clear_cache()?;
+            if progress(step.bytes).is_break() {
+                bail!("interrupted; nothing was written");
+            }
+        }
+        shards.finish(staging.folder(), self.sizes.parameters)
+    }
+
+    /// `config.json` of the result.
+    pub fn config(&self) -> Result<Value> {
+        let mut config = self.files.config.clone();
+        let fields = config.as_object_mut().context("config.json is no object")?;
+        // The types of the tensors are in their files; Phi-3-Vision-MLX's own keys are spelled in MLX's way below.
+        for key in
+            ["_name_or_path", "torch_dtype", "dtype", "quantization", "quantization_config", "quantized", "sanitized"]
+        {
+            fields.shift_remove(key);
+        }
+        if let Some(default) = self.default.filter(|_| !self.packings.is_empty()) {
+            let overrides = self.packings.iter().filter(|(_, packing)| **packing != default);
+            let overrides = overrides.map(|(path, packing)| (path.clone(), *packing)).collect();
+            let quantization = Quantization { default, overrides }.to_value();
+            fields.insert("quantization_config".into(), quantization.clone());
+            fields.insert("quantization".into(), quantization);
+        }
+        if Arch::of(self.files)?.has_vision {
+            // As mlx-vlm writes it.
+            fields.entry("vision_config").or_insert(json!({}));
+        }
+        fields.sort_keys();
+        Ok(config)
+    }
+}
+
+impl Step {
+    fn new(weights: &Weights, entry: Entry, action: Action, dtype: Option<Dtype>) -> Result<Self> {
+        let specs = entry.parts.iter().map(|name| weights.spec(name)).collect::<Result<Vec<_>>>()?;
+        let cast = |spec: &TensorSpec| dtype.filter(|_| spec.dtype.is_float()).unwrap_or(spec.dtype);
+        let bytes = specs.iter().map(TensorSpec::bytes).sum();
+        let path = module(&entry);
+        let outputs = match action {
+            Action::Keep => specs.iter().map(|spec| TensorSpec { dtype: cast(spec), ..spec.clone() }).collect(),
+            Action::Unpack => vec![matrix_spec(&entry, &specs, dtype)?],
+            Action::Pack(packing) => packed_specs(path, &matrix_spec(&entry, &specs, dtype)?, packing),
+        };
+        // What is packed or unpacked has the type of the matrix as floats.
+        let dtype = match action {
+            Action::Keep => dtype,
+            Action::Unpack | Action::Pack(_) => Some(matrix_spec(&entry, &specs, dtype)?.dtype),
+        };
+        Ok(Self { entry, action, outputs, dtype, bytes })
+    }
+
+    fn parameters(&self, weights: &Weights) -> Result<u64> {
+        let spec = weights.spec(&self.entry.parts[0])?;
+        let stored: u64 = spec.shape.iter().map(|&dim| dim as u64).product();
+        Ok(self.entry.packed.map_or(stored, |packing| stored * 32 / packing.bits as u64))
+    }
+
+    fn compute(&self, weights: &Weights, pack: &mut Pack) -> Result<Vec<Array>> {
+        let cast = |array: Array| match self.dtype {
+            Some(dtype) if array.dtype().is_float() => array.as_dtype(dtype),
+            _ => Ok(array),
+        };
+        let arrays = match &self.action {
+            Action::Keep => {
+                self.entry.parts.iter().map(|name| Ok(cast(weights.read(name)?)?)).collect::<Result<Vec<_>>>()?
+            }
+            Action::Unpack => vec![cast(matrix(weights, &self.entry)?)?],
+            Action::Pack(packing) => {
+                let matrix = cast(matrix(weights, &self.entry)?)?;
+                let packed = pack(module(&self.entry), &matrix, *packing)?;
+                [Some(packed.weight), Some(packed.scales), packed.biases].into_iter().flatten().collect()
+            }
+        };
+        mlx_rs::transforms::eval(&arrays)?;
+        Ok(arrays)
+    }
+}
+
+/// The path of the module that the entry is the matrix of; of other tensors the name.
+fn module(entry: &Entry) -> &str {
+    match entry.packed {
+        Some(_) => &entry.path,
+        None => entry.path.strip_suffix(".weight").unwrap_or(&entry.path),
+    }
+}
+
+/// All matrices of the checkpoint.
+pub fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<Vec<Matrix>> {
+    let role = Arch::of(files)?.role;
+    let mut matrices = Vec::new();
+    for entry in entries {
+        let spec = weights.spec(&entry.parts[0])?;
+        let &[_, columns] = &spec.shape[..] else { continue };
+        if !spec.name.ends_with(".weight") || (entry.packed.is_none() && !spec.dtype.is_float()) {
+            continue;
+        }
+        let input = entry.packed.map_or(columns, |packing| unpacked(columns, packing));
+        matrices.push(Matrix { path: module(entry).to_owned(), role: role(module(entry)), input });
+    }
+    Ok(matrices)
+}
+
+/// How many numbers are in so many words.
+fn unpacked(words: i32, packing: QuantizedAs) -> i32 {
+    (i64::from(words) * 32 / i64::from(packing.bits)) as i32
+}
+
+/// The entry as a matrix of floats.
+pub fn matrix(weights: &Weights, entry: &Entry) -> Result<Array> {
+    let Some(QuantizedAs { group_size, bits, mode }) = entry.packed else { return weights.read(&entry.parts[0]) };
+    let part = |name: &str| weights.read(&format!("{}.{name}", entry.path));
+    let biases = mode.has_biases().then(|| part("biases")).transpose()?;
+    let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
+    let dtype = if packed.scales.dtype().is_float() { packed.scales.dtype() } else { Dtype::Bfloat16 };
+    Ok(unpack(&packed, dtype)?)
+}
+
+/// What the entry is as a matrix of floats of type `dtype`, or as stored.
+fn matrix_spec(entry: &Entry, specs: &[TensorSpec], dtype: Option<Dtype>) -> Result<TensorSpec> {
+    let name = format!("{}.weight", module(entry));
+    let stored = &specs[0];
+    let Some(packing) = entry.packed else {
+        return Ok(TensorSpec { name, dtype: dtype.unwrap_or(stored.dtype), shape: stored.shape.clone() });
+    };
+    let parts = if packing.mode.has_biases() { 3 } else { 2 };
+    ensure!(specs.len() == parts, "{}: {} of its {parts} tensors are there", entry.path, specs.len());
+    let &[rows, columns] = &stored.shape[..] else {
+        bail!("{}: packed, but of shape {:?}", stored.name, stored.shape);
+    };
+    let scales = specs[1].dtype;
+    let dtype = dtype.unwrap_or(if scales.is_float() { scales } else { Dtype::Bfloat16 });
+    Ok(TensorSpec { name, dtype, shape: vec![rows, unpacked(columns, packing)] })
+}
+
+/// The tensors of a packed matrix.
+fn packed_specs(path: &str, matrix: &TensorSpec, packing: QuantizedAs) -> Vec<TensorSpec> {
+    let QuantizedAs { group_size, bits, mode } = packing;
+    let (rows, columns) = (matrix.shape[0], matrix.shape[1]);
+    let words = (i64::from(columns) * i64::from(bits) / 32) as i32;
+    let grouped = vec![rows, columns / group_size];
+    let scales = if mode == Mode::Affine { matrix.dtype } else { Dtype::Uint8 };
+    let spec = |part: &str, dtype, shape| TensorSpec { name: format!("{path}.{part}"), dtype, shape };
+    let mut specs = vec![spec("weight", Dtype::Uint32, vec![rows, words]), spec("scales", scales, grouped.clone())];
+    specs.extend(mode.has_biases().then(|| spec("biases", scales, grouped)));
+    specs
+}
+
+/// The type that `config.json` says the checkpoint is meant to have; mlx-lm and mlx-vlm cast to it, too.
+fn torch_dtype(config: &Value) -> Option<Dtype> {
+    let named = config.get("torch_dtype").or_else(|| config.get("dtype"))?;
+    match named.as_str()? {
+        "float32" => Some(Dtype::Float32),
+        "float16" => Some(Dtype::Float16),
+        "bfloat16" => Some(Dtype::Bfloat16),
+        _ => None,
+    }
+}
+
+/// Packs by rounding every number to the nearest.
+pub fn round_to_nearest(_path: &str, matrix: &Array, packing: QuantizedAs) -> Result<Packed> {
+    Ok(pack(matrix, packing)?)
+}
+
+/// What belongs to a model beside weights and `config.json`: tokenizer, templates, processor, licence, code.
+fn companions(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let extensions = [".json", ".jinja", ".txt", ".py", ".model", ".tiktoken"];
+        let belongs = extensions.iter().any(|extension| name.ends_with(extension)) || name.starts_with("LICENSE");
+        let made_anew = ["config.json", "quantization_report.json"].contains(&name) || name.ends_with(".index.json");
+        if belongs && !made_anew && !name.starts_with(['.']) && !name.starts_with("adapter") && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
