@@ -1,12 +1,13 @@
 //! A checkpoint folder from another: one pass over the tensors, each cast, packed or unpacked and written before the next is
 //! read. No model is built. Headers tell what will come out, so it is all known, and checked, before the first tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
@@ -143,26 +144,55 @@ impl<'a> Conversion<'a> {
         &self,
         staging: &Staging,
         pack: &mut Pack,
-        mut progress: impl FnMut(u64) -> ControlFlow<()>,
+        progress: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<()> {
         for file in companions(&self.files.folder)? {
             staging.copy(&file)?;
         }
         let outputs: Vec<TensorSpec> = self.steps.iter().flat_map(|step| step.outputs.clone()).collect();
         let mut shards = Shards::create(staging.folder(), &outputs, SHARD_BYTES)?;
+        // Copying into the system's file cache takes as long as packing: both at once, with one tensor waiting between.
+        let (sender, receiver) = mpsc::sync_channel::<Vec<(String, Array)>>(1);
+        let shards = std::thread::scope(|scope| {
+            let writer = scope.spawn(move || {
+                receiver.into_iter().flatten().try_for_each(|(name, array)| shards.write(&name, &array))?;
+                Ok(shards)
+            });
+            let computed = self.compute(&sender, pack, progress);
+            drop(sender);
+            let written = writer.join().map_err(|_| anyhow!("the writing thread panicked"));
+            computed.and(written?)
+        })?;
+        shards.finish(staging.folder(), self.sizes.parameters)
+    }
+
+    /// Sends the tensors of one step after the other, until the receiver is gone.
+    fn compute(
+        &self,
+        sender: &SyncSender<Vec<(String, Array)>>,
+        pack: &mut Pack,
+        mut progress: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut sent = VecDeque::new();
         for step in &self.steps {
             let arrays = step.compute(self.weights, pack).with_context(|| step.entry.path.clone())?;
-            for (spec, array) in step.outputs.iter().zip(&arrays) {
-                shards.write(&spec.name, array)?;
+            let names = step.outputs.iter().map(|spec| spec.name.clone());
+            if sender.send(names.zip(arrays).collect()).is_err() {
+                return Ok(());
             }
-            drop(arrays);
-            step.entry.parts.iter().for_each(|name| self.weights.release(name));
+            sent.push_back(step);
+            // One step waits, one may be at the writer.
+            if sent.len() > 2
+                && let Some(written) = sent.pop_front()
+            {
+                written.entry.parts.iter().for_each(|name| self.weights.release(name));
+            }
             mlx_rs::memory::clear_cache()?;
             if progress(step.bytes).is_break() {
                 bail!("interrupted; nothing was written");
             }
         }
-        shards.finish(staging.folder(), self.sizes.parameters)
+        Ok(())
     }
 
     /// `config.json` of the result.
@@ -232,6 +262,8 @@ impl Step {
                 [Some(packed.weight), Some(packed.scales), packed.biases].into_iter().flatten().collect()
             }
         };
+        // Rows one after the other, as files have them.
+        let arrays = arrays.iter().map(Array::contiguous).collect::<Result<Vec<_>, _>>()?;
         mlx_rs::transforms::eval(&arrays)?;
         Ok(arrays)
     }

@@ -100,7 +100,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Writes a tensor into its place.
+    /// Writes a tensor, whose rows lie one after the other, into its place.
     pub fn write(&mut self, name: &str, array: &Array) -> Result<()> {
         let Place { file, at, spec } =
             self.places.remove(name).with_context(|| format!("{name} is not to be written"))?;
@@ -116,8 +116,7 @@ impl Shards {
         if array.size() == 0 {
             return Ok(());
         }
-        let array = array.contiguous()?;
-        let view = TensorView::try_from(&array)?;
+        let view = TensorView::try_from(array)?;
         let mut write = || {
             file.seek(SeekFrom::Start(at))?;
             file.write_all(view.data())
