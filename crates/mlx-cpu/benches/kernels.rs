@@ -10,8 +10,9 @@ mod peak;
 use std::time::Instant;
 
 use mlx_cpu::{Activation, Mask, Weight};
-use mlx_cpu::{activation, add, attention, gated, layer_norm, linear, rms_norm, rope};
+use mlx_cpu::{activation, add, attention, dequantize, gated, layer_norm, linear, quantize, rms_norm, rope};
 use mlx_quantized::{Mode, Packed};
+use mlx_rs::ops::indexing::IndexOp;
 use mlx_rs::{Array, Dtype};
 
 use peak::Peak;
@@ -31,6 +32,7 @@ fn main() {
     linears(&bench);
     attentions(&bench);
     elementwise(&bench);
+    packing(&bench);
     blas(&bench);
 }
 
@@ -121,6 +123,31 @@ fn random_packed(outputs: i32, inputs: i32, bits: i32) -> Packed {
     let biases = random(&grouped, Dtype::Bfloat16);
     weight.eval().unwrap();
     Packed { weight, scales, biases: Some(biases), group_size: 64, bits, mode: Mode::Affine }
+}
+
+/// `work` is the bytes of the floats alone.
+fn packing(bench: Bench) {
+    let matrix = random(&[16384, 3072], Dtype::Bfloat16);
+    let bytes = 2.0 * 16384.0 * 3072.0;
+    for (mode, group_size, bits) in
+        [(Mode::Affine, 64, 4), (Mode::Affine, 64, 3), (Mode::Mxfp4, 32, 4), (Mode::Nvfp4, 16, 4), (Mode::Mxfp8, 32, 8)]
+    {
+        let pack = || quantize(&matrix, group_size, bits, mode).unwrap();
+        bench(&format!("quantize {mode:?}, {bits} bits"), bytes, Peak::Read, &|_| pack().weight);
+        let packed = pack();
+        packed.weight.eval().unwrap();
+        bench(&format!("dequantize {mode:?}, {bits} bits"), bytes, Peak::Read, &|_| {
+            dequantize(&packed, Dtype::Bfloat16).unwrap()
+        });
+    }
+    // A part, as all of it would take seconds.
+    let rows = matrix.index(..128);
+    rows.eval().unwrap();
+    let (bytes, pack) = (bytes / 128.0, |mode, size| Packed::quantize(&rows, size, 4, mode).unwrap());
+    bench("quantize by MLX, Affine, 4 bits", bytes, Peak::Read, &|_| pack(Mode::Affine, 64).weight);
+    bench("quantize by MLX, Nvfp4, 4 bits", bytes, Peak::Read, &|_| pack(Mode::Nvfp4, 16).weight);
+    let packed = pack(Mode::Affine, 64);
+    bench("dequantize by MLX, Affine, 4 bits", bytes, Peak::Read, &|_| packed.dequantize(Dtype::Bfloat16).unwrap());
 }
 
 /// What MLX computes itself, with this crate's `cblas_sgemm`.

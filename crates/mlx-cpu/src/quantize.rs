@@ -259,7 +259,7 @@ fn e4m3(x: f32) -> u8 {
     let size = x.abs().min(448.0);
     let bits = size.to_bits();
     // The exponent's offset falls from 127 to 7. Subnormal numbers round as do those to which 2^14 was added.
-    let normal = (bits + 0x7_ffff + (bits >> 20 & 1) >> 20).wrapping_sub(120 << 3);
+    let normal = ((bits + 0x7_ffff + (bits >> 20 & 1)) >> 20).wrapping_sub(120 << 3);
     let subnormal = (size + 16384.0).to_bits() - 16384_f32.to_bits();
     let code = if size < 1.0 / 64.0 { subnormal } else { normal };
     code as u8 | (x.to_bits() >> 24 & 0x80) as u8
@@ -370,8 +370,8 @@ impl<T: Element> Work for UnpackRow<'_, T> {
             let (scale, bias) = packed.scale_and_bias(row, group);
             match packed.mode {
                 Mode::Affine => unpack_affine(s, codes, scale, bias, to),
-                Mode::Mxfp4 | Mode::Nvfp4 => unpack_floats(&E2M1, codes, scale, to),
-                Mode::Mxfp8 => unpack_floats(&E4M3, codes, scale, to),
+                Mode::Mxfp4 | Mode::Nvfp4 => unpack_floats(s, &E2M1, codes, scale, to),
+                Mode::Mxfp8 => unpack_floats(s, &E4M3, codes, scale, to),
             }
         }
     }
@@ -391,9 +391,14 @@ fn unpack_affine<S: Simd, T: Element>(s: S, codes: &[u8], scale: f32, bias: f32,
 }
 
 #[inline(always)]
-fn unpack_floats<T: Element>(table: &[f32], codes: &[u8], scale: f32, to: &mut [T]) {
-    let scale = round_to::<T>(scale);
-    for (&code, to) in codes.iter().zip(to) {
-        *to = T::from_f32(table[usize::from(code)] * scale);
+fn unpack_floats<S: Simd, T: Element>(s: S, table: &[f32], codes: &[u8], scale: f32, to: &mut [T]) {
+    let scale = s.splat(round_to::<T>(scale));
+    for (codes, to) in codes.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+        let mut lanes = [0.0; 16];
+        for (lane, &code) in lanes.iter_mut().zip(codes) {
+            *lane = table[usize::from(code)];
+        }
+        // SAFETY: chunks are of that length, and no set has more than 16 lanes.
+        unsafe { T::store(s, to.as_mut_ptr(), s.mul(s.load(lanes.as_ptr()), scale)) };
     }
 }

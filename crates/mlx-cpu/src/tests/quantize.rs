@@ -137,6 +137,66 @@ fn packing_is_that_of_mlx() {
     }
 }
 
+#[test]
+fn views_and_outer_axes_are_packed_in_order() {
+    let matrix = random(&[64, 3, 4], Dtype::Bfloat16).transpose_axes(&[1, 2, 0]).unwrap();
+    for (mode, group_size, bits) in [(Mode::Affine, 32, 3), (Mode::Nvfp4, 16, 4)] {
+        let (ours, theirs) = (
+            crate::quantize(&matrix, group_size, bits, mode).unwrap(),
+            Packed::quantize(&matrix, group_size, bits, mode).unwrap(),
+        );
+        assert_same(&ours.weight, &theirs.weight, &mode);
+        assert_same(&ours.scales, &theirs.scales, &mode);
+        let unpacked = crate::dequantize(&ours, Dtype::Float16).unwrap();
+        assert_same(&unpacked, &theirs.dequantize(Dtype::Float16).unwrap(), &mode);
+        let swapped = ours.map_rows(|part| part.swap_axes(0, 1)).unwrap();
+        let unpacked = unpacked.swap_axes(0, 1).unwrap().contiguous().unwrap();
+        assert_same(&crate::dequantize(&swapped, Dtype::Float16).unwrap(), &unpacked, &mode);
+    }
+}
+
+#[test]
+fn what_is_no_form_is_an_error() {
+    let zeros = |shape: &[i32]| Array::zeros::<f32>(shape).unwrap();
+    let good = zeros(&[4, 128]);
+    for (mode, group_size, bits) in [
+        (Mode::Affine, 16, 4),
+        (Mode::Affine, 0, 4),
+        (Mode::Affine, -32, 4),
+        (Mode::Affine, 64, 7),
+        (Mode::Affine, 64, 1),
+        (Mode::Mxfp4, 16, 4),
+        (Mode::Mxfp4, 32, 8),
+        (Mode::Nvfp4, 32, 4),
+        (Mode::Mxfp8, 32, 4),
+    ] {
+        assert!(crate::quantize(&good, group_size, bits, mode).is_err(), "{mode:?} {group_size} {bits}");
+        // MLX divides by it before it looks.
+        if group_size != 0 {
+            assert!(Packed::quantize(&good, group_size, bits, mode).is_err(), "{mode:?} {group_size} {bits}");
+        }
+    }
+    for bad in [zeros(&[]), zeros(&[64]), zeros(&[4, 96]), zeros(&[4, 0]), zeros(&[0, 64])] {
+        assert!(crate::quantize(&bad, 64, 4, Mode::Affine).is_err(), "{:?}", bad.shape());
+    }
+    for dtype in [Dtype::Int32, Dtype::Uint8, Dtype::Float64, Dtype::Complex64] {
+        assert!(crate::quantize(&good.as_dtype(dtype).unwrap(), 64, 4, Mode::Affine).is_err(), "{dtype:?}");
+    }
+    let packed = crate::quantize(&good, 64, 4, Mode::Affine).unwrap();
+    assert!(crate::dequantize(&packed, Dtype::Int32).is_err());
+    let other_biases = packed.biases.as_ref().map(|biases| biases.as_dtype(Dtype::Bfloat16).unwrap());
+    for broken in [
+        Packed { group_size: 32, ..packed.clone() },
+        Packed { bits: 8, ..packed.clone() },
+        Packed { mode: Mode::Mxfp4, ..packed.clone() },
+        Packed { biases: None, ..packed.clone() },
+        Packed { biases: other_biases, ..packed.clone() },
+        Packed { weight: packed.weight.as_dtype(Dtype::Int32).unwrap(), ..packed.clone() },
+    ] {
+        assert!(crate::dequantize(&broken, Dtype::Float32).is_err(), "{broken:?}");
+    }
+}
+
 /// Hours, if one likes: `CASES=1000 cargo test --release -p mlx-cpu campaign -- --ignored`.
 #[test]
 #[ignore = "long"]
