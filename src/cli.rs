@@ -315,12 +315,46 @@ pub(crate) struct QuantizationArgs {
     /// Pack the part that sees, too
     #[arg(long)]
     pub(crate) quantize_vision: bool,
+    /// How numbers are rounded: gptq takes minutes, and costs less accuracy [default: rtn]
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) quant_method: Option<MethodArg>,
+    /// Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count
+    #[arg(long, value_name = "N", conflicts_with_all = ["q_bits", "quant_predicate"])]
+    pub(crate) target_bpw: Option<f64>,
+    /// Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]
+    ///
+    /// A quarter of it is kept apart for the report.
+    #[arg(long, value_name = "FILE|FOLDER")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json
+    #[arg(long)]
+    pub(crate) report: bool,
+}
+
+/// How numbers are rounded
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum MethodArg {
+    /// Each to the nearest
+    Rtn,
+    /// So that errors make up for one another on the inputs that a matrix gets (GPTQ)
+    Gptq,
 }
 
 impl QuantizationArgs {
     /// The first of these flags that was given.
     pub(crate) fn given(&self) -> Option<&'static str> {
-        let Self { q_bits, q_group_size, q_mode, quant_predicate, q_overrides, quantize_vision } = self;
+        let Self {
+            q_bits,
+            q_group_size,
+            q_mode,
+            quant_predicate,
+            q_overrides,
+            quantize_vision,
+            quant_method,
+            target_bpw,
+            calibration,
+            report,
+        } = self;
         [
             ("--q-bits", q_bits.is_some()),
             ("--q-group-size", q_group_size.is_some()),
@@ -328,6 +362,10 @@ impl QuantizationArgs {
             ("--quant-predicate", quant_predicate.is_some()),
             ("--q-override", !q_overrides.is_empty()),
             ("--quantize-vision", *quantize_vision),
+            ("--quant-method", quant_method.is_some()),
+            ("--target-bpw", target_bpw.is_some()),
+            ("--calibration", calibration.is_some()),
+            ("--report", *report),
         ]
         .into_iter()
         .find_map(|(name, given)| given.then_some(name))

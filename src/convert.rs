@@ -1,17 +1,45 @@
 //! What `phi3v convert` does: a model folder from another, packed as asked, with the price of it where wanted.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use mlx_quantized::Mode;
+use mlx_rs::Array;
 
-use crate::checkpoint::conversion::{Conversion, Settings, Sizes, round_to_nearest};
+use self::report::Report;
+use crate::calibration::Samples;
+use crate::calibration::gptq::Gptq;
+use crate::calibration::sensitivity::{Sensitivities, coarse_bits};
+use crate::checkpoint::config::QuantizedAs;
+use crate::checkpoint::conversion::{Conversion, Settings, Sizes, ToPack, round_to_nearest};
+use crate::checkpoint::quantize::Rule;
 use crate::checkpoint::staging::Staging;
 use crate::checkpoint::{ModelFiles, Weights};
-use crate::models::Arch;
+use crate::models;
+use crate::processor::Processor;
 
 mod card;
+pub mod report;
+
+/// Positions on which a matrix' sensitivity is measured, each matrix alone.
+const SENSITIVITY_POSITIONS: usize = 512;
+/// Positions that guide the rounding.
+const GUIDE_POSITIONS: usize = 8192;
+/// Positions that a report is measured on.
+const REPORT_POSITIONS: usize = 2048;
+
+/// How numbers are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// Each to the nearest.
+    #[default]
+    Nearest,
+    /// So that the errors of a row make up for one another on the inputs that the matrix is given.
+    Gptq,
+}
 
 /// What to do, and where the result goes.
 pub struct Options {
@@ -23,34 +51,78 @@ pub struct Options {
     pub settings: Settings,
     /// Name of the source for the model card: a hub id, where there is one.
     pub source_name: Option<String>,
+    /// How numbers are rounded.
+    pub method: Method,
+    /// Bits per weight of the whole, for which bits are chosen matrix by matrix.
+    pub target_bpw: Option<f64>,
+    /// Texts and pictures to be guided and judged by; none for the built-in ones.
+    pub calibration: Option<PathBuf>,
+    /// Whether to measure what the conversion costs.
+    pub report: bool,
+}
+
+impl Options {
+    /// Everything as it is, into a new folder.
+    pub fn new(target: PathBuf) -> Self {
+        Self {
+            target,
+            replace: false,
+            settings: Settings::default(),
+            source_name: None,
+            method: Method::Nearest,
+            target_bpw: None,
+            calibration: None,
+            report: false,
+        }
+    }
 }
 
 /// What happens meanwhile.
 pub enum Event<'a> {
     /// Something the user should know, which does not stop the work.
     Warning(String),
-    /// So many bytes of so many are converted.
-    Converted(u64, u64),
-    /// What is done next.
-    Phase(&'a str),
+    /// A stage begins, with so many steps.
+    Stage(&'a str, Unit, u64),
+    /// So many steps of the stage are done.
+    Done(u64),
 }
+
+/// What a stage counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes of tensors.
+    Bytes,
+    /// Positions of samples, or matrices.
+    Steps,
+}
+
+/// Told what happens; may break off.
+pub type OnEvent<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
 
 /// What came out.
 pub struct Outcome {
     /// Sizes before and after.
     pub sizes: Sizes,
+    /// What it cost, if that was asked.
+    pub report: Option<Report>,
+}
+
+/// A conversion under way.
+struct Job<'a> {
+    files: &'a ModelFiles,
+    weights: &'a Weights,
+    options: &'a Options,
+    /// Those of the options, and bits that were chosen.
+    settings: Settings,
 }
 
 /// Makes the folder. `on_event` may break off, which is an error, and leaves nothing behind.
-pub fn convert(
-    files: &ModelFiles,
-    options: &Options,
-    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-) -> Result<Outcome> {
+pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) -> Result<Outcome> {
     ensure_apart(&files.folder, &options.target)?;
-    let weights = Weights::open(&files.folder, (Arch::of(files)?.remap)(files)?, files.quantization()?, None)?;
-    let conversion = Conversion::new(files, &weights, &options.settings)?;
-    let staging = Staging::begin(&options.target, options.replace)?;
+    let weights = models::weights(files, None)?;
+    let mut job = Job { files, weights: &weights, options, settings: options.settings.clone() };
+    // Whether it is possible, before anything slow.
+    let conversion = job.conversion()?;
     if conversion.repacked > 0 {
         let message = format!(
             "{} matrices are quantized already; quantizing them again adds to the error: take the original model if you can",
@@ -58,19 +130,129 @@ pub fn convert(
         );
         let _ = on_event(Event::Warning(message));
     }
+    let staging = Staging::begin(&options.target, options.replace)?;
+    let samples = job.samples()?;
 
-    let (mut done, total) = (0, conversion.sizes.source_bytes);
-    let _ = on_event(Event::Converted(done, total));
-    conversion.write(&staging, &mut round_to_nearest, |bytes| {
-        done += bytes;
-        on_event(Event::Converted(done, total))
-    })?;
+    if let (Some(target), Some((guide, _))) = (options.target_bpw, &samples) {
+        job.choose_bits(target, guide, on_event)?;
+    }
+    let conversion = job.conversion()?;
+    match (options.method, &samples) {
+        (Method::Gptq, Some((guide, _))) => job.write_guided(&conversion, &staging, guide, on_event)?,
+        _ => write(&conversion, &staging, "converting", on_event)?,
+    }
+    let report = match &samples {
+        Some((_, judge)) if options.report => Some(job.report(&conversion, &staging, judge, on_event)?),
+        _ => None,
+    };
+    if let Some(report) = &report {
+        staging.write(report::FILE, format!("{:#}\n", serde_json::to_value(report)?).as_bytes())?;
+    }
     staging.write("README.md", card::model_card(files, options.source_name.as_deref(), &conversion)?.as_bytes())?;
     // Last: without it nobody takes the folder for a model.
-    let config = conversion.config()?;
-    staging.write("config.json", format!("{config:#}\n").as_bytes())?;
+    staging.write("config.json", format!("{:#}\n", conversion.config()?).as_bytes())?;
     staging.publish()?;
-    Ok(Outcome { sizes: conversion.sizes })
+    Ok(Outcome { sizes: conversion.sizes, report })
+}
+
+impl<'a> Job<'a> {
+    fn conversion(&self) -> Result<Conversion<'a>> {
+        Conversion::new(self.files, self.weights, &self.settings)
+    }
+
+    /// Those to be guided and those to be judged by, if anything asks for them.
+    fn samples(&self) -> Result<Option<(Samples, Samples)>> {
+        let Options { method, target_bpw, report, calibration, .. } = self.options;
+        if *method == Method::Nearest && target_bpw.is_none() && !report {
+            return Ok(None);
+        }
+        let processor = Processor::read(self.files)?;
+        let samples = match calibration {
+            Some(path) => Samples::read(path, &processor)?,
+            None => Samples::built_in(&processor)?,
+        };
+        let (guide, judge) = samples.split();
+        Ok(Some((guide.up_to(GUIDE_POSITIONS), judge.up_to(REPORT_POSITIONS))))
+    }
+
+    /// Bits for each matrix, so that the whole has `target` bits per weight.
+    fn choose_bits(&mut self, target: f64, guide: &Samples, on_event: &mut OnEvent) -> Result<()> {
+        let conversion = self.conversion()?;
+        ensure!(conversion.repacked == 0, "--target-bpw measures against the original model, and this one is quantized");
+        let rule = self.settings.rule.as_mut().context("--target-bpw is about quantizing")?;
+        ensure!(rule.default.mode == Mode::Affine, "--target-bpw chooses bits of affine quantization");
+        let matrices = conversion.to_pack();
+        let parameters = conversion.sizes.parameters as f64;
+        let in_bits = |bits| QuantizedAs { bits, ..rule.default };
+        let size = |bits| matrices.iter().map(|matrix| matrix.size(in_bits(bits))).sum::<f64>();
+        let packed = matrices.iter().map(|matrix| matrix.size(matrix.packing)).sum::<f64>();
+        let fixed = 8.0 * conversion.sizes.bytes as f64 - packed;
+        let budget = target * parameters - fixed;
+        ensure!(
+            (size(2)..=size(8)).contains(&budget),
+            "--target-bpw {target}: with what stays unpacked this model takes {:.2} to {:.2} bits per weight",
+            (fixed + size(2)) / parameters,
+            (fixed + size(8)) / parameters
+        );
+        let coarse = in_bits(coarse_bits(budget / matrices.iter().map(ToPack::parameters).sum::<f64>()));
+        let samples = guide.up_to(SENSITIVITY_POSITIONS);
+        let _ = on_event(Event::Stage("measuring matrices", Unit::Steps, matrices.len() as u64));
+        let mut tell = |done| on_event(Event::Done(done as u64));
+        let sensitivities = Sensitivities::measure(self.files, &samples, &matrices, coarse, &mut tell)?;
+        rule.chosen = sensitivities.choose(&matrices, rule.default.group_size, budget);
+        Ok(())
+    }
+
+    /// Guided by what matrices are given when the source reads the samples.
+    fn write_guided(
+        &self,
+        conversion: &Conversion,
+        staging: &Staging,
+        guide: &Samples,
+        on_event: &mut OnEvent,
+    ) -> Result<()> {
+        let mut gptq = Gptq::new(self.files, guide, &conversion.to_pack());
+        let _ = on_event(Event::Stage("calibrating", Unit::Steps, (gptq.runs() * guide.positions()) as u64));
+        // Both the runs over the samples and the steps of the conversion tell, and may break off; runs take the time.
+        let (done, on_event) = (Cell::new(0), RefCell::new(on_event));
+        let tell = |positions: usize| {
+            done.set(done.get() + positions as u64);
+            (on_event.borrow_mut())(Event::Done(done.get()))
+        };
+        let mut pack = |path: &str, matrix: &Array, packing: QuantizedAs| {
+            gptq.pack(path, matrix, packing, &mut |positions| tell(positions))
+        };
+        conversion.write(staging, &mut pack, |_| tell(0))
+    }
+
+    /// Measures what the conversion cost, and what the plainest quantization would cost where it is another one.
+    fn report(
+        &self,
+        conversion: &Conversion,
+        staging: &Staging,
+        judge: &Samples,
+        on_event: &mut OnEvent,
+    ) -> Result<Report> {
+        let judge = report::reference(self.files, judge, on_event)?;
+        let report = report::measure(self, conversion, staging, &judge, on_event)?;
+        let plain = |rule: &Rule| rule.mixed.is_none() && rule.overrides.is_empty() && rule.chosen.is_empty();
+        let baseline = match &self.settings.rule {
+            Some(rule) if !plain(rule) || self.options.method != Method::Nearest => {
+                Some(report::baseline(self, rule, &judge, on_event)?)
+            }
+            _ => None,
+        };
+        Ok(Report { baseline, ..report })
+    }
+}
+
+fn write(conversion: &Conversion, staging: &Staging, label: &str, on_event: &mut OnEvent) -> Result<()> {
+    let _ = on_event(Event::Stage(label, Unit::Bytes, conversion.sizes.source_bytes));
+    let mut done = 0;
+    conversion.write(staging, &mut round_to_nearest, |bytes| {
+        done += bytes;
+        on_event(Event::Done(done))
+    })
 }
 
 /// Replacing the folder that is read, or one around it, would take the source away.

@@ -5,6 +5,7 @@
 //! Nothing here prints or ends the process.
 
 pub mod cache;
+pub mod calibration;
 pub mod checkpoint;
 pub mod convert;
 pub mod device;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::config::{Quantization, QuantizedAs};
-use super::quantize::{Matrix, Role, Rule, pack, unpack};
+use super::quantize::{Matrix, Role, Rule, pack};
 use super::save::{SHARD_BYTES, Shards, TensorSpec};
 use super::staging::Staging;
 use super::weights::Entry;
@@ -49,6 +49,31 @@ struct Step {
     outputs: Vec<TensorSpec>,
     dtype: Option<Dtype>,
     bytes: u64,
+}
+
+/// A matrix that will be packed.
+#[derive(Debug, Clone)]
+pub struct ToPack {
+    /// Its module.
+    pub path: String,
+    /// How many rows it has.
+    pub output: i32,
+    /// The length of its rows.
+    pub input: i32,
+    /// How it will be packed.
+    pub packing: QuantizedAs,
+}
+
+impl ToPack {
+    /// How many numbers it has.
+    pub fn parameters(&self) -> f64 {
+        f64::from(self.output) * f64::from(self.input)
+    }
+
+    /// Bits that it takes when packed like this.
+    pub fn size(&self, packing: QuantizedAs) -> f64 {
+        self.parameters() * packing.bits_per_weight()
+    }
 }
 
 /// A conversion that is known to be possible.
@@ -133,6 +158,19 @@ impl<'a> Conversion<'a> {
         };
         let indivisible = indivisible.unwrap_or_default();
         Ok(Self { files, weights, steps, packings, default, repacked, indivisible, sizes })
+    }
+
+    /// The matrices that will be packed, in order.
+    pub fn to_pack(&self) -> Vec<ToPack> {
+        let mut matrices = Vec::new();
+        for step in &self.steps {
+            if let Action::Pack(packing) = step.action {
+                let &[output, words] = &step.outputs[0].shape[..] else { continue };
+                let path = module(&step.entry).to_owned();
+                matrices.push(ToPack { path, output, input: unpacked(words, packing), packing });
+            }
+        }
+        matrices
     }
 
     /// Writes the result into the folder, all but `config.json`: without it nobody takes the folder for a model.
@@ -255,9 +293,9 @@ impl Step {
             Action::Keep => {
                 self.entry.parts.iter().map(|name| Ok(cast(weights.read(name)?)?)).collect::<Result<Vec<_>>>()?
             }
-            Action::Unpack => vec![cast(matrix(weights, &self.entry)?)?],
+            Action::Unpack => vec![cast(weights.matrix(module(&self.entry))?)?],
             Action::Pack(packing) => {
-                let matrix = cast(matrix(weights, &self.entry)?)?;
+                let matrix = cast(weights.matrix(module(&self.entry))?)?;
                 let packed = pack(module(&self.entry), &matrix, *packing)?;
                 [Some(packed.weight), Some(packed.scales), packed.biases].into_iter().flatten().collect()
             }
@@ -278,7 +316,7 @@ fn module(entry: &Entry) -> &str {
 }
 
 /// All matrices of the checkpoint.
-pub fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<Vec<Matrix>> {
+fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<Vec<Matrix>> {
     let role = Arch::of(files)?.role;
     let mut matrices = Vec::new();
     for entry in entries {
@@ -296,16 +334,6 @@ pub fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Res
 /// How many numbers are in so many words.
 fn unpacked(words: i32, packing: QuantizedAs) -> i32 {
     (i64::from(words) * 32 / i64::from(packing.bits)) as i32
-}
-
-/// The entry as a matrix of floats.
-pub fn matrix(weights: &Weights, entry: &Entry) -> Result<Array> {
-    let Some(QuantizedAs { group_size, bits, mode }) = entry.packed else { return weights.read(&entry.parts[0]) };
-    let part = |name: &str| weights.read(&format!("{}.{name}", entry.path));
-    let biases = mode.has_biases().then(|| part("biases")).transpose()?;
-    let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
-    let dtype = if packed.scales.dtype().is_float() { packed.scales.dtype() } else { Dtype::Bfloat16 };
-    Ok(unpack(&packed, dtype)?)
 }
 
 /// What the entry is as a matrix of floats of type `dtype`, or as stored.

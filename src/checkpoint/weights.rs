@@ -8,15 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use mlx_mmap::MappedFile;
+use mlx_quantized::Packed;
+use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::INDEX;
 use super::config::{Quantization, QuantizedAs, parse, read_json};
+use super::quantize::unpack;
 use super::save::TensorSpec;
 
 /// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
@@ -48,6 +52,22 @@ impl Stored {
     }
 }
 
+/// Told the path of a linear map, and what it is given, `[.., input]`.
+pub type Observer = Rc<dyn Fn(&str, &Array) -> Result<(), Exception>>;
+
+/// A linear map's connection to who observes it.
+pub struct Tap {
+    observer: Observer,
+    path: String,
+}
+
+impl Tap {
+    /// The map is given `x` `[.., input]`.
+    pub fn see(&self, x: &Array) -> Result<(), Exception> {
+        (self.observer)(&self.path, x)
+    }
+}
+
 /// A plain tensor or a packed matrix.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -67,6 +87,8 @@ pub struct Weights {
     quantization: Option<Quantization>,
     dtype: Option<Dtype>,
     progress: Box<dyn Fn(u64)>,
+    replaced: BTreeMap<String, Array>,
+    observer: Option<Observer>,
     unused: RefCell<BTreeSet<String>>,
     missing: RefCell<Vec<String>>,
     wrong: RefCell<Vec<String>>,
@@ -101,6 +123,8 @@ impl Weights {
             quantization,
             dtype,
             progress: Box::new(|_| ()),
+            replaced: BTreeMap::new(),
+            observer: None,
             unused,
             missing: RefCell::default(),
             wrong: RefCell::default(),
@@ -141,6 +165,20 @@ impl Weights {
         self.array(self.stored(name)?).with_context(|| name.to_owned())
     }
 
+    /// The matrix `[output, input]` of the module at `path` as floats, packed or not.
+    pub fn matrix(&self, path: &str) -> Result<Array> {
+        let part = |name: &str| self.read(&format!("{path}.{name}"));
+        if !self.tensors.contains_key(&format!("{path}.scales")) {
+            return part("weight");
+        }
+        let rule = self.quantization.as_ref().with_context(|| format!("{path} is quantized, config.json says not how"))?;
+        let QuantizedAs { group_size, bits, mode } = rule.of(path);
+        let biases = mode.has_biases().then(|| part("biases")).transpose()?;
+        let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
+        let dtype = if packed.scales.dtype().is_float() { packed.scales.dtype() } else { Dtype::Bfloat16 };
+        Ok(unpack(&packed, dtype)?)
+    }
+
     /// Gives the memory of a tensor back that was read; who reads it again reads the file again.
     pub fn release(&self, name: &str) {
         if let Some(stored) = self.tensors.get(name) {
@@ -160,6 +198,18 @@ impl Weights {
     /// Calls `progress` with the number of bytes of every tensor that was taken.
     pub fn on_progress(mut self, progress: impl Fn(u64) + 'static) -> Self {
         self.progress = Box::new(progress);
+        self
+    }
+
+    /// Another tensor in the place of the stored one, of the same shape.
+    pub fn replace(mut self, name: impl Into<String>, tensor: Array) -> Self {
+        self.replaced.insert(name.into(), tensor);
+        self
+    }
+
+    /// Tells `observer` what every linear map of the model is given.
+    pub fn observe(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -198,6 +248,9 @@ impl Weights {
             let note = format!("{name}: {:?} where {shape:?} is expected", stored.final_shape());
             self.wrong.borrow_mut().push(note);
             return expected();
+        }
+        if let Some(array) = self.replaced.get(name) {
+            return array.clone();
         }
         match self.cast(stored) {
             Ok(array) => array,
@@ -250,6 +303,11 @@ impl Scope<'_> {
     /// The shape of the tensor `name`, if there is one.
     pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
         self.weights.tensors.get(&self.key(name)).map(Stored::final_shape)
+    }
+
+    /// Who is told what the linear map at this place is given.
+    pub fn tap(&self) -> Option<Tap> {
+        Some(Tap { observer: self.weights.observer.clone()?, path: self.path.clone() })
     }
 
     /// The tensors below this place are known, and the model has no use for them.

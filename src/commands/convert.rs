@@ -5,100 +5,126 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use phi3v::checkpoint::conversion::Settings;
+use anyhow::{Result, bail, ensure};
+use indicatif::ProgressBar;
+use mlx_quantized::Mode;
+use phi3v::checkpoint::ModelFiles;
+use phi3v::checkpoint::config::QuantizedAs;
 use phi3v::checkpoint::hub::{HubSettings, locate};
-use phi3v::checkpoint::quantize::Rule;
-use phi3v::checkpoint::{ModelFiles, config::QuantizedAs};
-use phi3v::convert::{Event, Options, Outcome, convert};
+use phi3v::checkpoint::quantize::{Mixed, Rule};
+use phi3v::convert::{Event, Method, Options, Outcome, Unit, convert};
 use phi3v::device;
 use serde_json::json;
 
-use crate::cli::{ConvertArgs, CpuArgs, OutputArgs, QuantizationArgs, QuantizeArgs, TargetArgs};
+use crate::cli::{ConvertArgs, CpuArgs, MethodArg, OutputArgs, QuantizationArgs, QuantizeArgs, TargetArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
 pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
     let ConvertArgs { hf_path, revision, quantize, dequantize, target, cpu, output, quantization } = args;
-    let rule = match (quantize, quantization.given()) {
-        (false, Some(flag)) => bail!("{flag} says how to quantize; add --quantize, or leave it out"),
-        (false, None) => None,
-        (true, _) => Some(rule(quantization)?),
-    };
+    if let (false, Some(flag)) = (quantize, quantization.given()) {
+        bail!("{flag} says how to quantize; add --quantize, or leave it out");
+    }
     let ui = Ui::new(output.quiet, output.verbose);
+    let mut options = Options::new(target.mlx_path.clone());
+    options.settings.dequantize = dequantize;
+    if quantize {
+        add(&mut options, quantization)?;
+    }
     let folder = locate(&hf_path, revision.as_deref(), &HubSettings::from_env(), &ui)?;
-    let source_name = (folder.as_os_str() != hf_path.as_str()).then_some(hf_path);
-    make(&ModelFiles::read(&folder)?, source_name, rule, dequantize, target, &cpu, &ui)
+    options.source_name = (folder.as_os_str() != hf_path.as_str()).then_some(hf_path);
+    make(&ModelFiles::read(&folder)?, options, target, &cpu, &ui)
 }
 
 pub(super) fn quantize(args: QuantizeArgs) -> Result<ExitCode> {
     let QuantizeArgs { model, target, cpu, output: OutputArgs { quiet, verbose }, quantization } = args;
-    let rule = rule(quantization)?;
-    make(&ModelFiles::read(&model)?, None, Some(rule), false, target, &cpu, &Ui::new(quiet, verbose))
+    let mut options = Options::new(target.mlx_path.clone());
+    add(&mut options, quantization)?;
+    make(&ModelFiles::read(&model)?, options, target, &cpu, &Ui::new(quiet, verbose))
 }
 
-fn rule(args: QuantizationArgs) -> Result<Rule> {
-    let QuantizationArgs { q_bits, q_group_size, q_mode, quant_predicate, q_overrides, quantize_vision } = args;
-    let mode = q_mode.map_or(mlx_quantized::Mode::Affine, Into::into);
-    let mixed = quant_predicate.map(phi3v::checkpoint::quantize::Mixed::from);
-    let bits = q_bits.or(mixed.map(|mixed| mixed.low));
-    let default = QuantizedAs::new(mode, bits, q_group_size)?;
-    Ok(Rule { mixed, overrides: q_overrides, vision: quantize_vision, ..Rule::uniform(default) })
+/// How to quantize.
+fn add(options: &mut Options, args: QuantizationArgs) -> Result<()> {
+    let QuantizationArgs {
+        q_bits,
+        q_group_size,
+        q_mode,
+        quant_predicate,
+        q_overrides,
+        quantize_vision,
+        quant_method,
+        target_bpw,
+        calibration,
+        report,
+    } = args;
+    let mode = q_mode.map_or(Mode::Affine, Mode::from);
+    let mixed = quant_predicate.map(Mixed::from);
+    let default = QuantizedAs::new(mode, q_bits.or(mixed.map(|mixed| mixed.low)), q_group_size)?;
+    let rule = Rule { mixed, overrides: q_overrides, vision: quantize_vision, ..Rule::uniform(default) };
+    options.settings.rule = Some(rule);
+    options.method = match quant_method {
+        None | Some(MethodArg::Rtn) => Method::Nearest,
+        Some(MethodArg::Gptq) => Method::Gptq,
+    };
+    ensure!(options.method == Method::Nearest || mode == Mode::Affine, "--quant-method gptq is for affine quantization");
+    let used = report || target_bpw.is_some() || options.method != Method::Nearest;
+    ensure!(
+        used || calibration.is_none(),
+        "--calibration is used by --quant-method gptq, --target-bpw and --report; add one, or leave it out"
+    );
+    options.target_bpw = target_bpw;
+    options.calibration = calibration;
+    options.report = report;
+    Ok(())
 }
 
-fn make(
-    files: &ModelFiles,
-    source_name: Option<String>,
-    rule: Option<Rule>,
-    dequantize: bool,
-    target: TargetArgs,
-    cpu: &CpuArgs,
-    ui: &Ui,
-) -> Result<ExitCode> {
-    let TargetArgs { mlx_path, force, dtype, json } = target;
+fn make(files: &ModelFiles, mut options: Options, target: TargetArgs, cpu: &CpuArgs, ui: &Ui) -> Result<ExitCode> {
+    let TargetArgs { mlx_path: _, force, dtype, json } = target;
+    options.replace = force;
+    options.settings.dtype = dtype.dtype();
     device::use_threads(cpu.threads.map(usize::from))?;
     interrupt::listen()?;
-    let settings = Settings { rule, dequantize, dtype: dtype.dtype() };
-    let options = Options { target: mlx_path, replace: force, settings, source_name };
     let started = Instant::now();
-    let bar = ui.bytes("converting", 0);
+    let mut bar = ProgressBar::hidden();
     let result = convert(files, &options, &mut |event| {
         match event {
             Event::Warning(message) => bar.suspend(|| ui.warning(message)),
-            Event::Phase(phase) => bar.set_message(phase.to_owned()),
-            Event::Converted(done, total) => {
-                bar.set_length(total);
-                bar.set_position(done);
+            Event::Stage(label, unit, total) => {
+                bar.finish_and_clear();
+                bar = match unit {
+                    Unit::Bytes => ui.bytes(label, total),
+                    Unit::Steps => ui.positions(label, total),
+                };
             }
+            Event::Done(done) => bar.set_position(done),
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    let outcome = match result {
+    match result {
         Err(error) if interrupt::requested() => {
             ui.warning(format!("{error:#}"));
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            Ok(ExitCode::from(interrupt::EXIT_CODE))
         }
-        result => result?,
-    };
-    report(&outcome, &options, started.elapsed().as_secs_f64(), json, ui)?;
-    Ok(ExitCode::SUCCESS)
+        result => {
+            print(&result?, &options, started.elapsed().as_secs_f64(), json, ui)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
-fn report(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui) -> Result<()> {
-    let sizes = outcome.sizes;
+fn print(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui) -> Result<()> {
+    let Outcome { sizes, report } = outcome;
     let path = options.target.display();
+    let mut stdout = std::io::stdout().lock();
     if json {
-        let output = json!({ "path": path.to_string(), "sizes": sizes, "seconds": seconds });
-        writeln!(std::io::stdout(), "{output}")?;
-        return Ok(());
+        let output = json!({ "path": path.to_string(), "sizes": sizes, "report": report, "seconds": seconds });
+        writeln!(stdout, "{output}")?;
+    } else if let Some(report) = report {
+        writeln!(stdout, "{report}")?;
     }
-    let gb = |bytes: u64| bytes as f64 / 1e9;
-    ui.status(format!(
-        "{path}: {:.3} GB of {:.3} GB, {:.2} bits per weight, {seconds:.1} s",
-        gb(sizes.bytes),
-        gb(sizes.source_bytes),
-        sizes.bits_per_weight
-    ));
+    let (before, after) = (sizes.source_bytes as f64 / 1e9, sizes.bytes as f64 / 1e9);
+    let bits = sizes.bits_per_weight;
+    ui.status(format!("{path}: {after:.3} GB of {before:.3} GB, {bits:.2} bits per weight, {seconds:.1} s"));
     Ok(())
 }

@@ -89,15 +89,24 @@ pub trait Model {
 /// Loads a checkpoint folder's model. Floating-point weights are cast to `dtype`, or left as stored.
 /// `progress` is told the bytes read so far and in all.
 pub fn load(files: &ModelFiles, dtype: Option<Dtype>, progress: impl Fn(u64, u64) + 'static) -> Result<Box<dyn Model>> {
-    let arch = Arch::of(files)?;
-    let weights = Weights::open(&files.folder, (arch.remap)(files)?, files.quantization()?, dtype)?;
+    let weights = weights(files, dtype)?;
     let total = weights.total_bytes();
     let done = std::cell::Cell::new(0);
     let weights = weights.on_progress(move |bytes| {
         done.set(done.get() + bytes);
         progress(done.get(), total);
     });
-    let model = (arch.load)(files, &weights.root())?;
+    build(files, weights)
+}
+
+/// A checkpoint folder's tensors, as [`build`] wants them.
+pub fn weights(files: &ModelFiles, dtype: Option<Dtype>) -> Result<Weights> {
+    Weights::open(&files.folder, (Arch::of(files)?.remap)(files)?, files.quantization()?, dtype)
+}
+
+/// The model of these tensors.
+pub fn build(files: &ModelFiles, weights: Weights) -> Result<Box<dyn Model>> {
+    let model = (Arch::of(files)?.load)(files, &weights.root())?;
     weights.finish()?;
     Ok(model)
 }

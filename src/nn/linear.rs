@@ -8,6 +8,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::Scope;
 use crate::checkpoint::config::QuantizedAs;
+use crate::checkpoint::weights::Tap;
 use crate::device::on_cpu;
 
 /// A matrix `[output, input]` as the checkpoint stores it.
@@ -75,12 +76,13 @@ impl Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<Array>,
+    tap: Option<Tap>,
 }
 
 impl Linear {
     /// A map without bias.
     pub fn load(w: &Scope, input: i32, output: i32) -> Self {
-        Self { weight: Weight::load(w, input, output), bias: None }
+        Self { weight: Weight::load(w, input, output), bias: None, tap: w.tap() }
     }
 
     /// A map with bias.
@@ -97,11 +99,14 @@ impl Linear {
     /// not overlap.
     pub fn load_patches(w: &Scope, shape: &[i32]) -> Result<Self> {
         let weight = w.get("weight", shape).reshape(&[shape[0], -1])?;
-        Ok(Self { weight: Weight::Plain(weight), bias: None })
+        Ok(Self { weight: Weight::Plain(weight), bias: None, tap: None })
     }
 
     /// `[.., input] -> [.., output]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
+        if let Some(tap) = &self.tap {
+            tap.see(x)?;
+        }
         self.weight.apply(x, self.bias.as_ref())
     }
 

@@ -113,6 +113,16 @@ impl Processor {
         Ok(Self { tokenizer: Tokenizer::read(&files.folder)?, template: ChatTemplate::of(&files.tokenizer), images })
     }
 
+    /// Whether prompts can hold pictures.
+    pub fn has_vision(&self) -> bool {
+        self.images.is_some()
+    }
+
+    /// Whether the checkpoint says how conversations are written.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
     /// before the text of the first user message, each on a line of its own.
     pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {

@@ -1,0 +1,133 @@
+//! Texts and pictures by which quantization is guided and judged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use image::RgbImage;
+
+use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::{Message, NumCrops, Processor, Prompt, Segment};
+
+pub mod divergence;
+pub mod gptq;
+pub mod sensitivity;
+
+/// Positions of one piece of text.
+const WINDOW: usize = 512;
+const QUESTION: &str = "Describe this picture in detail.";
+const TEXTS: &str = include_str!("texts.txt");
+const PICTURE: &[u8] = include_bytes!("../../demo/cat.jpg");
+
+/// Prompts that a model is run on.
+#[derive(Clone)]
+pub struct Samples {
+    /// Pieces of text, and questions about pictures.
+    pub prompts: Vec<Rc<Prompt>>,
+}
+
+impl Samples {
+    /// Some texts of many kinds and, for models with vision, a photo.
+    pub fn built_in(processor: &Processor) -> Result<Self> {
+        let picture = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(PICTURE)));
+        let pictures = if processor.has_vision() { vec![picture()] } else { Vec::new() };
+        Self::make(TEXTS, &pictures, processor)
+    }
+
+    /// A file of text, a picture, or a folder of such: the lines of `*.txt` one after the other, and a question about
+    /// each picture.
+    pub fn read(path: &Path, processor: &Processor) -> Result<Self> {
+        let files = if path.is_dir() { files_in(path)? } else { vec![path.to_owned()] };
+        let (mut text, mut pictures) = (String::new(), Vec::new());
+        for file in files {
+            match file.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase).as_deref() {
+                Some("png" | "jpg" | "jpeg" | "webp" | "gif" | "bmp") => pictures.push(ImageSource::Path(file)),
+                Some("txt") => {
+                    text += &fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                    text += "\n";
+                }
+                _ => bail!("{} is neither text (.txt) nor a picture (.png, .jpg, .webp, .gif, .bmp)", file.display()),
+            }
+        }
+        ensure!(processor.has_vision() || pictures.is_empty(), "{}: this model takes no pictures", path.display());
+        let samples = Self::make(&text, &pictures, processor)?;
+        ensure!(!samples.prompts.is_empty(), "{} holds neither text nor pictures", path.display());
+        Ok(samples)
+    }
+
+    fn make(text: &str, pictures: &[ImageSource], processor: &Processor) -> Result<Self> {
+        let tokenizer = &processor.tokenizer;
+        let start = tokenizer.encode("", true)?; // a BOS, for most
+        let ids = tokenizer.encode(text.trim(), false)?;
+        let windows = ids.chunks(WINDOW).map(|window| {
+            let ids = start.iter().chain(window).copied().collect();
+            Prompt { text: String::new(), segments: vec![Segment::Text(ids)], images: Vec::new() }
+        });
+        // A single position has nothing to predict.
+        let mut prompts: Vec<Prompt> = windows.filter(|prompt| prompt.len() > 1).collect();
+        for source in pictures {
+            let picture = [image_source::load(source, &ImageLimits::default())?];
+            prompts.push(question_about(&picture, processor)?);
+        }
+        Ok(Self { prompts: prompts.into_iter().map(Rc::new).collect() })
+    }
+
+    /// Those to be guided by, and every fourth of each kind to be judged by. A single one of its kind is both.
+    pub fn split(self) -> (Self, Self) {
+        let (text, pictures): (Vec<_>, Vec<_>) = self.prompts.into_iter().partition(|prompt| prompt.images.is_empty());
+        let (mut guide, mut judge) = (Vec::new(), Vec::new());
+        for kind in [text, pictures] {
+            let alone = kind.len() == 1;
+            for (i, prompt) in kind.into_iter().enumerate() {
+                let judges = i % 4 == 1;
+                if alone || !judges {
+                    guide.push(prompt.clone());
+                }
+                if alone || judges {
+                    judge.push(prompt);
+                }
+            }
+        }
+        (Self { prompts: guide }, Self { prompts: judge })
+    }
+
+    /// The first pictures and texts that fit into so many positions, at least one.
+    #[must_use]
+    pub fn up_to(&self, positions: usize) -> Self {
+        let mut prompts = self.prompts.clone();
+        prompts.sort_by_key(|prompt| prompt.images.is_empty()); // there are fewer pictures
+        let mut left = positions;
+        let mut first = true;
+        prompts.retain(|prompt| {
+            let fits = std::mem::take(&mut first) || prompt.len() <= left;
+            left = left.saturating_sub(if fits { prompt.len() } else { 0 });
+            fits
+        });
+        Self { prompts }
+    }
+
+    /// Positions of all prompts.
+    pub fn positions(&self) -> usize {
+        self.prompts.iter().map(|prompt| prompt.len()).sum()
+    }
+}
+
+/// With a single tile beside the whole picture, which shows the model all that it has for pictures in few positions.
+fn question_about(picture: &[RgbImage; 1], processor: &Processor) -> Result<Prompt> {
+    if processor.has_chat_template() {
+        return processor.prepare(&[Message::new("user", QUESTION)], picture, NumCrops::Fixed(1));
+    }
+    processor.prepare_text(&format!("<|image_1|>\n{QUESTION}"), picture, NumCrops::Fixed(1))
+}
+
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    files.retain(|path| path.is_file() && !hidden(path));
+    files.sort();
+    Ok(files)
+}
