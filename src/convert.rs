@@ -178,7 +178,10 @@ impl<'a> Job<'a> {
     /// Bits for each matrix, so that the whole has `target` bits per weight.
     fn choose_bits(&mut self, target: f64, guide: &Samples, on_event: &mut OnEvent) -> Result<()> {
         let conversion = self.conversion()?;
-        ensure!(conversion.repacked == 0, "--target-bpw measures against the original model, and this one is quantized");
+        ensure!(
+            conversion.repacked == 0,
+            "--target-bpw measures against the original model, and this one is quantized"
+        );
         let rule = self.settings.rule.as_mut().context("--target-bpw is about quantizing")?;
         ensure!(rule.default.mode == Mode::Affine, "--target-bpw chooses bits of affine quantization");
         let matrices = conversion.to_pack();

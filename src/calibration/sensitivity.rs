@@ -55,12 +55,7 @@ impl Sensitivities {
     /// The bits of each matrix that bring the least divergence within `budget` bits in all. Divergence grows with the
     /// square of the rounding errors, which halve with each bit; so the best next bit is the one that saves most for its
     /// size. The budget must allow the bits that were measured.
-    pub fn choose(
-        &self,
-        candidates: &[ToPack],
-        group_size: i32,
-        budget: f64,
-    ) -> BTreeMap<String, QuantizedAs> {
+    pub fn choose(&self, candidates: &[ToPack], group_size: i32, budget: f64) -> BTreeMap<String, QuantizedAs> {
         let packing = |bits| QuantizedAs { group_size, bits, mode: Mode::Affine };
         let steps: Vec<i32> = BITS.into_iter().filter(|&bits| bits >= self.bits).collect();
         let mut chosen = vec![0; candidates.len()];
@@ -105,8 +100,7 @@ mod tests {
         let chosen = sensitivities.choose(&candidates, 64, 4.5 * total);
         let bits = |path: &str| chosen[path].bits;
         assert!(bits("touchy") > bits("large") && bits("large") >= bits("calm"), "{chosen:?}");
-        let size: f64 =
-            candidates.iter().map(|c| c.size(chosen[&c.path])).sum();
+        let size: f64 = candidates.iter().map(|c| c.size(chosen[&c.path])).sum();
         assert!(size <= 4.5 * total);
     }
 }

@@ -171,7 +171,8 @@ impl Weights {
         if !self.tensors.contains_key(&format!("{path}.scales")) {
             return part("weight");
         }
-        let rule = self.quantization.as_ref().with_context(|| format!("{path} is quantized, config.json says not how"))?;
+        let rule =
+            self.quantization.as_ref().with_context(|| format!("{path} is quantized, config.json says not how"))?;
         let QuantizedAs { group_size, bits, mode } = rule.of(path);
         let biases = mode.has_biases().then(|| part("biases")).transpose()?;
         let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };

@@ -66,7 +66,10 @@ fn add(options: &mut Options, args: QuantizationArgs) -> Result<()> {
         None | Some(MethodArg::Rtn) => Method::Nearest,
         Some(MethodArg::Gptq) => Method::Gptq,
     };
-    ensure!(options.method == Method::Nearest || mode == Mode::Affine, "--quant-method gptq is for affine quantization");
+    ensure!(
+        options.method == Method::Nearest || mode == Mode::Affine,
+        "--quant-method gptq is for affine quantization"
+    );
     let used = report || target_bpw.is_some() || options.method != Method::Nearest;
     ensure!(
         used || calibration.is_none(),

@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::{Event, Job, Method, OnEvent, Unit};
 use crate::calibration::Samples;
 use crate::calibration::divergence::{Divergences, Reference};
+use crate::checkpoint::ModelFiles;
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes};
 use crate::checkpoint::quantize::Rule;
 use crate::checkpoint::staging::Staging;
-use crate::checkpoint::ModelFiles;
 use crate::models;
 
 /// Name of the report in the result's folder.
@@ -95,12 +95,7 @@ pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &m
 }
 
 /// Makes, measures and removes the plainest quantization, beside the result.
-pub(super) fn baseline(
-    job: &Job,
-    rule: &Rule,
-    judge: &Reference,
-    on_event: &mut OnEvent,
-) -> Result<Baseline> {
+pub(super) fn baseline(job: &Job, rule: &Rule, judge: &Reference, on_event: &mut OnEvent) -> Result<Baseline> {
     let plain = Rule { vision: rule.vision, ..Rule::uniform(rule.default) };
     let settings = Settings { rule: Some(plain), ..job.settings.clone() };
     let conversion = Conversion::new(job.files, job.weights, &settings)?;
@@ -125,7 +120,11 @@ fn compare(result: &ModelFiles, judge: &Reference, label: &str, on_event: &mut O
 }
 
 /// Begins a stage over the samples' positions; what is returned tells of those that are done.
-fn positions<'e>(samples: &Samples, label: &str, on_event: &'e mut OnEvent) -> impl FnMut(usize) -> ControlFlow<()> + 'e {
+fn positions<'e>(
+    samples: &Samples,
+    label: &str,
+    on_event: &'e mut OnEvent,
+) -> impl FnMut(usize) -> ControlFlow<()> + 'e {
     let _ = on_event(Event::Stage(label, Unit::Steps, samples.positions() as u64));
     let mut done = 0;
     move |positions| {

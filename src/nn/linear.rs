@@ -120,12 +120,13 @@ impl Linear {
 pub struct Embedding {
     weight: Weight,
     vocab_size: i32,
+    tap: Option<Tap>,
 }
 
 impl Embedding {
     /// A table `[vocab_size, hidden_size]`.
     pub fn load(w: &Scope, vocab_size: i32, hidden_size: i32) -> Self {
-        Self { weight: Weight::load(w, hidden_size, vocab_size), vocab_size }
+        Self { weight: Weight::load(w, hidden_size, vocab_size), vocab_size, tap: w.tap() }
     }
 
     /// `[n] ids -> [1, n, hidden_size]`
@@ -151,6 +152,9 @@ impl Embedding {
 
     /// The table as the map to logits, `[.., hidden_size] -> [.., vocab_size]`, for models that tie the two.
     pub fn as_linear(&self, x: &Array) -> Result<Array> {
+        if let Some(tap) = &self.tap {
+            tap.see(x)?;
+        }
         self.weight.apply(x, None)
     }
 }
