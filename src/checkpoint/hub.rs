@@ -24,6 +24,7 @@ pub use self::settings::HubSettings;
 use super::INDEX;
 
 mod cache;
+mod client;
 mod download;
 mod error;
 mod settings;
@@ -31,14 +32,14 @@ mod settings;
 const DEFAULT_REVISION: &str = "main";
 const CONFIG: &str = "config.json";
 
-/// Receives what happens during a download; the caller draws it. `()` ignores everything.
+/// Receives what happens during a download or an upload; the caller draws it. `()` ignores everything.
 pub trait Progress {
-    /// A transfer of `total` bytes begins, of which `already` are here. Comes again for the same file when a broken
+    /// A transfer of `total` bytes begins, of which `already` have arrived. Comes again for the same file when a broken
     /// transfer is resumed or restarted.
     fn start(&self, file: &str, total: u64, already: u64);
     /// `bytes` more have arrived.
     fn advance(&self, bytes: u64);
-    /// The file is verified and in the cache.
+    /// The file is verified and in the cache, or on the hub.
     fn finish(&self);
     /// Something the user should know, which does not stop the work.
     fn warn(&self, message: &str);
@@ -114,8 +115,8 @@ fn update(
     patience: u32,
     progress: &dyn Progress,
 ) -> Result<PathBuf, HubError> {
-    let client = download::Client::new(repo, settings, progress)?;
-    let listing = client.listing(patience)?;
+    let download = download::Download::new(repo, settings, progress)?;
+    let listing = download.listing(patience)?;
     let not_a_model = |missing: &str| HubError::NotAModel { id: repo.id.to_owned(), missing: missing.to_owned() };
     if let Some(sibling) = listing.siblings.iter().find(|sibling| escapes(&sibling.rfilename)) {
         return Err(HubError::UnsafeName(sibling.rfilename.clone()));
@@ -131,7 +132,7 @@ fn update(
     // weights then has everything else.
     let folder = repo.snapshot(&listing.sha);
     for file in listing.siblings.iter().filter(|sibling| is_companion(&sibling.rfilename)) {
-        client.fetch(&listing.sha, file)?;
+        download.fetch(&listing.sha, file)?;
     }
     let shards = shards(&folder)?;
     if let Some(shards) = &shards
@@ -141,7 +142,7 @@ fn update(
     }
     let needed = |name: &str| is_weights(name) && shards.as_ref().is_none_or(|shards| shards.contains(name));
     for file in listing.siblings.iter().filter(|sibling| needed(&sibling.rfilename)) {
-        client.fetch(&listing.sha, file)?;
+        download.fetch(&listing.sha, file)?;
     }
     if let Some(missing) = missing_from(&folder) {
         return Err(not_a_model(&missing));
@@ -173,6 +174,11 @@ fn is_companion(name: &str) -> bool {
     is_plain(name) && (wanted || name == "tokenizer.model")
 }
 
+/// A hub id, `org/name`.
+fn is_id(id: &str) -> bool {
+    id.split_once('/').is_some_and(|(org, name)| is_id_part(org) && is_id_part(name))
+}
+
 /// Half of a hub id. The hub's own rules, so that an id is always one folder name and one part of a URL.
 fn is_id_part(part: &str) -> bool {
     (1..=96).contains(&part.len())
@@ -191,4 +197,8 @@ fn is_commit(text: &str) -> bool {
 
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use phi3v::checkpoint::hub::{HubError, HubSettings, Progress, locate};
 
-use self::server::{Fault, Hub, Request, git_blob, sha256};
+use self::server::{Fault, Hub, git_blob, sha256};
+use crate::loopback::Request;
 
 pub(crate) mod server;
 
@@ -22,8 +23,8 @@ const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-0
 const INDEX: &[u8] = br#"{"metadata": {}, "weight_map": {
     "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors", "c": "model-00001-of-00002.safetensors"}}"#;
 
-/// Bytes that differ at every place where a resumed download could go wrong.
-fn weights(length: usize) -> Vec<u8> {
+/// Bytes that differ at every place where a resumed transfer could go wrong.
+pub(crate) fn weights(length: usize) -> Vec<u8> {
     (0..length as u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).take(length).collect()
 }
 
@@ -104,11 +105,11 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// Keeps what it was told.
 #[derive(Default)]
-struct Recorder {
-    starts: Mutex<Vec<(String, u64, u64)>>,
-    advanced: Mutex<u64>,
-    finished: Mutex<usize>,
-    warnings: Mutex<Vec<String>>,
+pub(crate) struct Recorder {
+    pub(crate) starts: Mutex<Vec<(String, u64, u64)>>,
+    pub(crate) advanced: Mutex<u64>,
+    pub(crate) finished: Mutex<usize>,
+    pub(crate) warnings: Mutex<Vec<String>>,
 }
 
 impl Progress for Recorder {

@@ -8,3 +8,4 @@ mod docs;
 mod engine;
 mod golden;
 mod hub;
+mod loopback;

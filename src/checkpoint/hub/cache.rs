@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
-use super::{CONFIG, HubError, INDEX, is_commit, is_companion, is_id_part, is_weights};
+use super::{CONFIG, HubError, INDEX, is_commit, is_companion, is_id, is_weights};
 
 /// One model at one revision, and its places in the cache.
 pub(super) struct Repo<'a> {
@@ -21,8 +21,7 @@ pub(super) struct Repo<'a> {
 
 impl<'a> Repo<'a> {
     pub(super) fn new(id: &'a str, revision: &'a str, cache: &Path) -> Result<Self, HubError> {
-        let valid = id.split_once('/').is_some_and(|(org, name)| is_id_part(org) && is_id_part(name));
-        if !valid {
+        if !is_id(id) {
             return Err(HubError::InvalidId(id.to_owned()));
         }
         let unusable = |part: &str| part.is_empty() || part == "." || part == "..";

@@ -5,11 +5,9 @@
 //! the partial file is the hash of the whole one, a file that changed on the hub never continues an old download; this
 //! is also why no `If-Range` is sent, which could only compare with the storage host's own, different etags.
 
-use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 use sha1::Sha1;
@@ -18,10 +16,10 @@ use ureq::Response;
 use url::Url;
 
 use super::cache::{Repo, replace};
-use super::{HubError, HubSettings, Progress, is_commit, is_hex};
+use super::client::{Client, cause, unexpected, unreachable, without_query};
+use super::{HubError, HubSettings, Progress, hex, is_commit, is_hex};
 
 const MAX_REDIRECTS: usize = 10;
-const MAX_BACKOFF: Duration = Duration::from_secs(20);
 const COPY_BUFFER: usize = 1 << 17;
 
 /// What the hub says about a revision.
@@ -47,50 +45,27 @@ struct Contents {
     size: u64,
 }
 
-/// Talks to the hub about one model.
-pub(super) struct Client<'a> {
-    agent: ureq::Agent,
-    endpoint: Url,
+/// Downloads one model.
+pub(super) struct Download<'a> {
+    client: Client<'a>,
     repo: &'a Repo<'a>,
-    settings: &'a HubSettings,
     progress: &'a dyn Progress,
-    /// Bytes of all transfers so far: tells a retry whether the last attempt got anywhere.
-    received: Cell<u64>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> Download<'a> {
     pub(super) fn new(
         repo: &'a Repo<'a>,
         settings: &'a HubSettings,
         progress: &'a dyn Progress,
     ) -> Result<Self, HubError> {
-        let invalid = |name, why: String| HubError::InvalidSetting { name, why };
-        let endpoint = Url::parse(&settings.endpoint)
-            .ok()
-            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
-            .ok_or_else(|| invalid("HF_ENDPOINT", format!("'{}' is not an http(s) address", settings.endpoint)))?;
-        if settings.token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(invalid("HF_TOKEN", "it contains spaces or special characters".to_owned()));
-        }
-        // Redirects are followed in `send`: ureq compares only host names before it passes a token on, not ports.
-        let mut agent = ureq::AgentBuilder::new()
-            .redirects(0)
-            .timeout_connect(settings.timeout)
-            .timeout_read(settings.timeout)
-            .timeout_write(settings.timeout)
-            .user_agent(concat!("phi3v/", env!("CARGO_PKG_VERSION")));
-        if let Some(proxy) = &settings.proxy {
-            let proxy = ureq::Proxy::new(proxy).map_err(|_| invalid("HTTPS_PROXY", "not an address".to_owned()))?;
-            agent = agent.proxy(proxy);
-        }
-        Ok(Self { agent: agent.build(), endpoint, repo, settings, progress, received: Cell::new(0) })
+        Ok(Self { client: Client::new(repo.id, settings, |agent| agent)?, repo, progress })
     }
 
     /// Asks which commit the revision is and which files it has.
     pub(super) fn listing(&self, retries: u32) -> Result<Listing, HubError> {
-        let mut url = self.url(&["api", "models"], &["revision", self.repo.revision]);
+        let mut url = self.client.url(&["api", "models"], &["revision", self.repo.revision]);
         url.set_query(Some("blobs=true")); // adds the sizes
-        let listing: Listing = self.retry(retries, || {
+        let listing: Listing = self.client.retry(retries, || {
             let response = self.send("GET", url.clone(), None)?;
             let text = response.into_string().map_err(|error| unreachable(&url, error.to_string()))?;
             serde_json::from_str(&text).map_err(|error| unexpected(&url, format!("not a listing of files: {error}")))
@@ -109,7 +84,7 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         let attempt = || {
-            let url = self.url(&[], &["resolve", commit, &file.rfilename]);
+            let url = self.client.url(&[], &["resolve", commit, &file.rfilename]);
             let contents = self.contents(&url, file)?;
             let _lock = self.lock(&contents.etag, &file.rfilename)?;
             let blob = self.repo.blob(&contents.etag);
@@ -118,9 +93,9 @@ impl<'a> Client<'a> {
             }
             publish(&blob, &contents, &pointer)
         };
-        match self.retry(self.settings.retries, attempt) {
+        match self.client.retry(self.client.settings.retries, attempt) {
             // What an earlier run left behind may have been damaged: once more, from the first byte.
-            Err(HubError::Corrupt { .. }) => self.retry(self.settings.retries, attempt),
+            Err(HubError::Corrupt { .. }) => self.client.retry(self.client.settings.retries, attempt),
             result => result,
         }
     }
@@ -202,22 +177,18 @@ impl<'a> Client<'a> {
                 Err(error) => return Err(unreachable(url, error.to_string())),
             };
             partial.append(&buffer[..count])?;
-            self.received.set(self.received.get() + count as u64);
+            self.client.keep(count as u64);
             self.progress.advance(count as u64);
         }
     }
 
-    /// Sends a request and follows redirects; the token goes to the hub's own address only.
+    /// Sends a request and follows redirects.
     ///
     /// Stops at a redirect that already says what a `HEAD` asks for: its target is a storage host with other etags.
     fn send(&self, method: &str, mut url: Url, from: Option<u64>) -> Result<Response, HubError> {
         for _ in 0..MAX_REDIRECTS {
             // A compressed body has another length and cannot be resumed.
-            let mut request = self.agent.request_url(method, &url).set("Accept-Encoding", "identity");
-            let at_hub = url.origin() == self.endpoint.origin();
-            if let Some(token) = self.settings.token.as_ref().filter(|_| at_hub) {
-                request = request.set("Authorization", &format!("Bearer {token}"));
-            }
+            let mut request = self.client.request(method, &url).set("Accept-Encoding", "identity");
             if let Some(from) = from {
                 request = request.set("Range", &format!("bytes={from}-"));
             }
@@ -225,7 +196,7 @@ impl<'a> Client<'a> {
                 Ok(response) => response,
                 // The caller sees that this is no continuation, and starts anew.
                 Err(ureq::Error::Status(416, response)) if from.is_some() => return Ok(response),
-                Err(ureq::Error::Status(status, response)) => return Err(self.refusal(&url, at_hub, status, &response)),
+                Err(ureq::Error::Status(status, response)) => return Err(self.refusal(&url, status, &response)),
                 Err(ureq::Error::Transport(error)) => return Err(unreachable(&url, cause(&error))),
             };
             let described = method == "HEAD" && response.header("x-linked-etag").is_some();
@@ -239,22 +210,24 @@ impl<'a> Client<'a> {
     }
 
     /// What an error status means.
-    fn refusal(&self, url: &Url, at_hub: bool, status: u16, response: &Response) -> HubError {
+    fn refusal(&self, url: &Url, status: u16, response: &Response) -> HubError {
         let id = self.repo.id.to_owned();
         let is_file = url.path().contains("/resolve/");
-        let denied = |hint| HubError::Denied { id: id.clone(), url: self.url(&[], &[]).to_string(), hint };
+        let denied = |hint| HubError::Denied { id: id.clone(), url: self.client.url(&[], &[]).to_string(), hint };
         match (status, response.header("x-error-code").unwrap_or_default()) {
             // A storage host knows no repositories. 403 is how it says that its signed address has run out; the next
             // attempt gets a new one.
-            _ if !at_hub => unreachable(url, format!("HTTP {status}")),
-            (_, "GatedRepo") if self.settings.token.is_none() => denied("set HF_TOKEN and accept the licence at"),
+            _ if !self.client.is_hub(url) => unreachable(url, format!("HTTP {status}")),
+            (_, "GatedRepo") if self.client.settings.token.is_none() => {
+                denied("set HF_TOKEN and accept the licence at")
+            }
             (_, "GatedRepo") => denied("accept the licence with the account of your HF_TOKEN at"),
             (_, "RevisionNotFound") => HubError::RevisionNotFound { id, revision: self.repo.revision.to_owned() },
             (_, "EntryNotFound") => HubError::FileNotFound { id, url: without_query(url) },
             (_, "RepoNotFound") => HubError::RepoNotFound(id),
             (404, _) if is_file => HubError::FileNotFound { id, url: without_query(url) },
             (404, _) => HubError::RepoNotFound(id),
-            (401 | 403, _) if self.settings.token.is_none() => denied("set HF_TOKEN; the model's page is"),
+            (401 | 403, _) if self.client.settings.token.is_none() => denied("set HF_TOKEN; the model's page is"),
             (401 | 403, _) => denied("HF_TOKEN is not valid or may not read it; the model's page is"),
             (408 | 429 | 500..=599, _) => unreachable(url, format!("HTTP {status}")),
             _ => unexpected(url, format!("HTTP {status}")),
@@ -280,34 +253,6 @@ impl<'a> Client<'a> {
             result => result.map_err(|error| HubError::io(&path)(error.into()))?,
         }
         Ok(file)
-    }
-
-    /// Repeats `attempt` while the network fails, giving up after `retries` repetitions that brought no byte.
-    fn retry<T>(&self, retries: u32, attempt: impl Fn() -> Result<T, HubError>) -> Result<T, HubError> {
-        let mut failures = 0;
-        loop {
-            let before = self.received.get();
-            match attempt() {
-                Err(error) if error.is_network() => {
-                    failures = if self.received.get() > before { 1 } else { failures + 1 };
-                    if failures > retries {
-                        return Err(error);
-                    }
-                    let wait = self.settings.backoff.saturating_mul(1 << (failures - 1).min(10));
-                    std::thread::sleep(wait.min(MAX_BACKOFF));
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// `{endpoint}/{before}/{org}/{name}/{after}`, each part escaped.
-    fn url(&self, before: &[&str], after: &[&str]) -> Url {
-        let mut url = self.endpoint.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(before).extend(self.repo.id.split('/')).extend(after);
-        }
-        url
     }
 }
 
@@ -388,7 +333,6 @@ impl Hash {
     }
 
     fn finish(self) -> Option<String> {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Self::Sha256(hash) => Some(hex(&hash.finalize())),
             Self::GitBlob(hash) => Some(hex(&hash.finalize())),
@@ -420,27 +364,4 @@ fn length(path: &Path) -> Option<u64> {
 
 fn is_redirect(response: &Response) -> bool {
     matches!(response.status(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// The address for a message: signed storage addresses carry long secrets in their query.
-fn without_query(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.to_string()
-}
-
-fn unreachable(url: &Url, why: String) -> HubError {
-    HubError::Unreachable { url: without_query(url), why }
-}
-
-fn unexpected(url: &Url, why: String) -> HubError {
-    HubError::Unexpected { url: without_query(url), why }
-}
-
-/// A transport error without the address that ureq puts before it.
-fn cause(error: &ureq::Transport) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{}: {source}", error.kind()),
-        None => format!("{}: {}", error.kind(), error.message().unwrap_or("no details")),
-    }
 }

@@ -1,12 +1,12 @@
 //! A hub on loopback: the routes that a download uses, storage on a second port, faults on demand, a log of requests.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+
+use crate::loopback::{Answer, Log, Request, serve};
 
 /// What goes wrong with one body from the storage host.
 #[derive(Clone)]
@@ -25,24 +25,6 @@ pub(crate) enum Fault {
     OtherRange,
 }
 
-/// One request as it arrived.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    /// `hub` or `storage`.
-    pub(crate) host: &'static str,
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    /// Bytes of body sent back.
-    pub(crate) sent: usize,
-}
-
-impl Request {
-    pub(crate) fn range(&self) -> Option<&str> {
-        self.headers.get("range").map(String::as_str)
-    }
-}
-
 /// What the hub holds and how it behaves.
 #[derive(Default)]
 pub(crate) struct State {
@@ -56,7 +38,6 @@ pub(crate) struct State {
     pub(crate) faults: VecDeque<Fault>,
     /// The etag of every file, if set.
     pub(crate) etag: Option<&'static str>,
-    pub(crate) log: Vec<Request>,
 }
 
 /// A running hub with its storage host. The threads end with the test process.
@@ -64,30 +45,17 @@ pub(crate) struct State {
 pub(crate) struct Hub {
     pub(crate) endpoint: String,
     state: Arc<Mutex<State>>,
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
-    /// How much of the body is sent.
-    until: usize,
-    announced: bool,
-}
-
-impl Answer {
-    fn new(status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> Self {
-        Self { status, headers, until: body.len(), announced: true, body }
-    }
+    log: Log,
 }
 
 impl Hub {
     pub(crate) fn start(commit: &str, files: &[(&str, &[u8])]) -> Self {
         let files = files.iter().map(|(name, body)| ((*name).to_owned(), body.to_vec())).collect();
         let state = Arc::new(Mutex::new(State { commit: commit.to_owned(), files, ..State::default() }));
-        let storage = serve("storage", Arc::clone(&state), storage_answer);
-        let endpoint = serve("hub", Arc::clone(&state), move |state, request| hub_answer(state, request, &storage));
-        Self { endpoint, state }
+        let log = Log::default();
+        let storage = serve("storage", &state, &log, |state, request, _| Some(storage_answer(state, request)));
+        let endpoint = serve("hub", &state, &log, move |state, request, _| Some(hub_answer(state, request, &storage)));
+        Self { endpoint, state, log }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -96,7 +64,7 @@ impl Hub {
 
     /// Takes the log so far.
     pub(crate) fn take_log(&self) -> Vec<Request> {
-        std::mem::take(&mut self.state().log)
+        std::mem::take(&mut self.log.lock().unwrap())
     }
 }
 
@@ -199,54 +167,4 @@ fn storage_answer(state: &mut State, request: &Request) -> Answer {
         answer.announced = matches!(fault, Some(Fault::Cut(_)));
     }
     answer
-}
-
-type Handler = dyn Fn(&mut State, &Request) -> Answer + Send + Sync;
-
-fn serve(
-    host: &'static str,
-    state: Arc<Mutex<State>>,
-    handler: impl Fn(&mut State, &Request) -> Answer + Send + Sync + 'static,
-) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let handler: Arc<Handler> = Arc::new(handler);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (state, handler) = (Arc::clone(&state), Arc::clone(&handler));
-            std::thread::spawn(move || connection(stream, host, &state, &*handler));
-        }
-    });
-    address
-}
-
-/// Answers one request and closes.
-fn connection(mut stream: TcpStream, host: &'static str, state: &Mutex<State>, handler: &Handler) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let Some(first) = lines.next() else { return };
-    let mut words = first.split(' ').map(str::to_owned);
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let headers = lines
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
-        .collect();
-    let mut request = Request { host, method, path, headers, sent: 0 };
-
-    let answer = {
-        let mut state = state.lock().unwrap();
-        let answer = handler(&mut state, &request);
-        request.sent = if request.method == "HEAD" { 0 } else { answer.until };
-        state.log.push(request.clone());
-        answer
-    };
-    let mut head = format!("HTTP/1.1 {} Something\r\nConnection: close\r\n", answer.status);
-    for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if answer.announced {
-        head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
-    }
-    head.push_str("\r\n");
-    // The client may have gone; that is its business.
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.body[..request.sent]));
 }
