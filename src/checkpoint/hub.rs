@@ -2,7 +2,8 @@
 //!
 //! A folder is taken as it is; a hub id (`org/name`) is looked up in the cache that Python's `huggingface_hub`
 //! keeps, and fetched into it where files are missing. This file decides which folder and which files;
-//! `hub/download.rs` moves the bytes. Whether the files make sense is the loader's business.
+//! `hub/download.rs` moves the bytes. Whether the files make sense is the loader's business. The way back, from a
+//! folder to the hub, is `hub/upload.rs`.
 //!
 //! The cache of one model, `models--org--name`:
 //!
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use self::cache::{Repo, missing_from, shards};
 pub use self::error::HubError;
 pub use self::settings::HubSettings;
+pub use self::upload::upload;
 use super::INDEX;
 
 mod cache;
@@ -28,6 +30,7 @@ mod client;
 mod download;
 mod error;
 mod settings;
+mod upload;
 
 const DEFAULT_REVISION: &str = "main";
 const CONFIG: &str = "config.json";

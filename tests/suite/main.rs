@@ -9,3 +9,4 @@ mod engine;
 mod golden;
 mod hub;
 mod loopback;
+mod upload;

@@ -1,8 +1,8 @@
-//! What can go wrong while a model is located, each with what to do about it.
+//! What can go wrong while a model is located or published, each with what to do about it.
 
 use std::path::{Path, PathBuf};
 
-/// Why a model could not be located.
+/// Why a model could not be located or published.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // of the fields: the messages below show what each one is
 pub enum HubError {
@@ -59,6 +59,33 @@ pub enum HubError {
     /// The index of the weights is not one.
     #[error("{}: not an index of weights: {why}", path.display())]
     BadIndex { path: PathBuf, why: String },
+    /// The target of an upload is not spelled like a hub id.
+    #[error("'{0}' is not a hub id like my-name/Phi-3.5-vision-instruct")]
+    InvalidTarget(String),
+    /// An upload without a token.
+    #[error("an upload needs a token that may write; set HF_TOKEN or run `hf auth login`")]
+    NoToken,
+    /// An upload while offline.
+    #[error("offline, so {0} cannot be uploaded; unset HF_HUB_OFFLINE")]
+    UploadOffline(String),
+    /// The folder to upload cannot be read, or changed meanwhile.
+    #[error("{}: {source}; nothing was published", path.display())]
+    Source { path: PathBuf, source: std::io::Error },
+    /// The token was refused, or may not write to this model.
+    #[error("may not write to {id}: {why}; see which token HF_TOKEN is at {tokens}")]
+    WriteDenied { id: String, why: String, tokens: String },
+    /// Someone else changes the repository at the same time.
+    #[error("{id} is being changed by someone else: {why}; try again")]
+    Conflict { id: String, why: String },
+    /// The hub has a limit for what one request or file may hold.
+    #[error("too large for {url}: {why}; use smaller shards and fewer other files")]
+    TooLarge { url: String, why: String },
+    /// The hub or its storage refuses an upload for a reason of its own.
+    #[error("{url} refused the upload: {why}")]
+    Refused { url: String, why: String },
+    /// The network failed during an upload.
+    #[error("cannot upload to {url}: {why}; try again, files that have arrived are not sent twice")]
+    UploadBroken { url: String, why: String },
     /// The cache cannot be read or written.
     #[error("{}: {source}; check the permissions and the free space of the cache (HF_HOME)", path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -67,7 +94,19 @@ pub enum HubError {
 impl HubError {
     /// Whether trying again later, or using what is cached, can help.
     pub fn is_network(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::UploadBroken { .. })
+    }
+
+    /// The same with what to do about it during an upload.
+    pub(super) fn of_upload(self) -> Self {
+        match self {
+            Self::Unreachable { url, why } => Self::UploadBroken { url, why },
+            other => other,
+        }
+    }
+
+    pub(super) fn source(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Source { path: path.to_owned(), source }
     }
 
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {

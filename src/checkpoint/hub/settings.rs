@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::http::proxy_for;
 
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+pub(super) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Where the hub and the cache are, and how patiently to ask.
 ///
