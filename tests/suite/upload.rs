@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use phi3v::checkpoint::hub::{HubError, HubSettings, upload};
+use phi3v::checkpoint::hub::{HubError, HubSettings, Progress, upload};
 use tempfile::TempDir;
 
-use self::server::{Fault, Hub, TOKEN};
+use self::server::{COMPLETION, Fault, Hub, TOKEN};
 use crate::hub::server::sha256;
 use crate::hub::{Recorder, weights};
 use crate::loopback::Request;
@@ -246,6 +246,24 @@ fn a_transfer_that_stays_broken_publishes_nothing_and_a_later_run_goes_on() {
 }
 
 #[test]
+fn a_file_that_shrinks_meanwhile_is_no_failure_of_the_network() {
+    struct Shrinks(PathBuf);
+    impl Progress for Shrinks {
+        fn start(&self, _file: &str, _total: u64, _already: u64) {
+            fs::OpenOptions::new().write(true).open(&self.0).unwrap().set_len(1000).unwrap();
+        }
+        fn advance(&self, _bytes: u64) {}
+        fn finish(&self) {}
+        fn warn(&self, _message: &str) {}
+    }
+    let setup = Setup::new();
+    let shrinks = Shrinks(setup.folder.path().join(WEIGHTS));
+    let error = upload(setup.folder.path(), MODEL, &setup.settings, &shrinks).unwrap_err();
+    assert!(matches!(&error, HubError::Source { path, .. } if *path == shrinks.0), "{error}");
+    assert!(setup.hub.state().commits.is_empty());
+}
+
+#[test]
 fn a_commit_is_not_made_twice() {
     let setup = Setup::new();
     setup.fault(&[("/commit", Fault::Cut(10))]);
@@ -265,7 +283,7 @@ fn the_token_goes_to_the_hub_and_never_to_the_storage_host() {
     let log = setup.hub.take_log();
     assert_eq!(transfers(&log).len(), 3);
     for request in &log {
-        let at_hub = request.host == "hub";
+        let at_hub = request.host == "hub" && request.path != COMPLETION;
         assert_eq!(request.headers.contains_key("authorization"), at_hub, "{request:?}");
         assert!(at_hub || !format!("{request:?}").contains(TOKEN), "{request:?}");
     }

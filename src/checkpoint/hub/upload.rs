@@ -200,8 +200,12 @@ impl Upload<'_> {
     }
 
     fn post(&self, url: &Url, media: &str, body: &str) -> Result<String, HubError> {
+        self.send(self.client.request("POST", url), url, media, body)
+    }
+
+    fn send(&self, request: ureq::Request, url: &Url, media: &str, body: &str) -> Result<String, HubError> {
         let accept = if media == objects::MEDIA { media } else { "*/*" };
-        let request = self.client.request("POST", url).set("Content-Type", media).set("Accept", accept);
+        let request = request.set("Content-Type", media).set("Accept", accept);
         let response = self.accepted(url, request.send_string(body))?;
         response.into_string().map_err(|error| unreachable(url, error.to_string()))
     }
@@ -225,8 +229,7 @@ impl Upload<'_> {
     fn refusal(&self, url: &Url, status: u16, response: Response) -> HubError {
         let at_hub = self.client.is_hub(url);
         let id = self.id.to_owned();
-        // Storage hosts answer in pages of XML.
-        let why = match said(response).filter(|_| at_hub) {
+        let why = match said(response) {
             Some(message) => format!("HTTP {status}, {message}"),
             None => format!("HTTP {status}"),
         };
@@ -244,7 +247,7 @@ impl Upload<'_> {
     }
 }
 
-/// The hub's own words about an error, as one short line.
+/// The hub's own words about an error, as one short line. Storage hosts have none: they answer in pages of XML.
 fn said(response: Response) -> Option<String> {
     const MAX_CHARACTERS: usize = 200;
     let in_header = response.header("x-error-message").map(str::to_owned);

@@ -126,7 +126,13 @@ impl Upload<'_> {
             let etag = etag.ok_or_else(|| unexpected(&url, format!("no etag for part {number}")))?;
             parts.push(json!({"partNumber": number, "etag": etag}));
         }
-        self.post_until_answered(completion, MEDIA, &json!({"oid": oid, "parts": parts})).map(drop)
+        // As with the parts, the address carries the permission.
+        let body = json!({"oid": oid, "parts": parts}).to_string();
+        let complete = || {
+            let request = self.client.agent.request_url("POST", completion);
+            self.send(request, completion, MEDIA, &body)
+        };
+        self.client.retry(self.client.settings.retries, complete).map(drop)
     }
 
     /// Sends bytes of a file to storage. The address carries the permission; the token stays out of it.
