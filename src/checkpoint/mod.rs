@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod conversion;
+pub mod gguf;
 pub mod hub;
 pub mod quantize;
 pub mod save;

@@ -6,6 +6,7 @@ mod cli;
 mod common;
 mod docs;
 mod engine;
+mod gguf;
 mod golden;
 mod hub;
 mod loopback;

@@ -1,0 +1,280 @@
+//! GGUF files as checkpoints, against what the Python package `gguf` wrote and what Hugging Face's folders hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_rs::{Array, Dtype};
+use phi3v::checkpoint::ModelFiles;
+use phi3v::checkpoint::gguf::Gguf;
+use phi3v::models;
+use phi3v::processor::Tokenizer;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::common::golden;
+
+fn fixture(name: &str) -> PathBuf {
+    golden("gguf").join(name)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of an array's elements, rows first.
+fn bytes(array: &Array) -> Vec<u8> {
+    let array = array.contiguous().unwrap();
+    let array = array.view::<u8>().unwrap();
+    array.eval().unwrap();
+    array.as_slice::<u8>().to_vec()
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The file as a folder of Hugging Face's.
+fn unpacked(file: &Path) -> TempDir {
+    let gguf = Gguf::open(file).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), gguf.config().unwrap().to_string()).unwrap();
+    for (name, bytes) in gguf.companions().unwrap() {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let tensors: Vec<(String, Array)> =
+        gguf.tensors().map(|tensor| (tensor.name.clone(), gguf.read(&tensor.name).unwrap())).collect();
+    for (info, (name, array)) in gguf.tensors().zip(&tensors) {
+        assert_eq!((array.shape(), array.dtype()), (&info.shape[..], info.dtype), "{name}");
+    }
+    let tensors = tensors.iter().map(|(name, array)| (name.as_str(), array));
+    Array::save_safetensors(tensors, None, folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+#[test]
+fn every_type_is_read() {
+    let gguf = Gguf::open(&fixture("blocks.gguf")).unwrap();
+    let expected = json_file(&fixture("blocks.json"));
+    for (name, expected) in expected.as_object().unwrap() {
+        let array = gguf.read(name).unwrap();
+        let dtype = match expected["type"].as_str().unwrap() {
+            "F32" => Dtype::Float32,
+            "BF16" => Dtype::Bfloat16,
+            _ => Dtype::Float16,
+        };
+        assert_eq!((json!(array.shape()), array.dtype()), (expected["shape"].clone(), dtype), "{name}");
+        let array = array.as_dtype(Dtype::Float32).unwrap();
+        for (&value, expected) in array.as_slice::<f32>().iter().zip(expected["first"].as_array().unwrap()) {
+            let expected = expected.as_f64().unwrap() as f32;
+            assert!((value - expected).abs() <= expected.abs() / 2048.0 + 1e-7, "{name}: {value} for {expected}");
+        }
+        if dtype != Dtype::Float16 || expected["type"] == "F16" {
+            assert_eq!(sha256(&bytes(&array)), expected["sha256"].as_str().unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn tensors_are_those_of_hugging_face() {
+    let hashes = json_file(&fixture("models.json"));
+    for (arch, tensors) in hashes.as_object().unwrap() {
+        let gguf = Gguf::open(&fixture(&format!("{arch}.gguf"))).unwrap();
+        for (name, hash) in tensors.as_object().unwrap() {
+            assert_eq!(sha256(&bytes(&gguf.read(name).unwrap())), hash.as_str().unwrap(), "{arch} {name}");
+        }
+    }
+    let gguf = Gguf::open(&fixture("qwen2.gguf")).unwrap();
+    assert_eq!(gguf.read("model.layers.0.self_attn.k_proj.bias").unwrap().shape(), [16]);
+    assert!(gguf.read("model.layers.1.mlp.up_proj.weight").is_err());
+}
+
+#[test]
+fn configurations_are_those_of_hugging_face() {
+    let config = |name: &str| Gguf::open(&fixture(name)).unwrap().config().unwrap();
+    let llama = config("llama.gguf");
+    assert_eq!(
+        llama["rope_scaling"],
+        json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        })
+    );
+    assert_eq!(llama["rms_norm_eps"], json!(1e-5));
+    assert_eq!(llama["tie_word_embeddings"], json!(false));
+    let phi3 = config("phi3.gguf");
+    assert_eq!(phi3["rope_scaling"]["type"], "longrope");
+    assert_eq!(phi3["rope_scaling"]["short_factor"][3], json!(1.0256));
+    assert_eq!(phi3["rope_scaling"].as_object().unwrap().len(), 3);
+    assert_eq!((&phi3["original_max_position_embeddings"], &phi3["sliding_window"]), (&json!(512), &json!(2047)));
+    assert_eq!(phi3["tie_word_embeddings"], json!(true));
+    let gemma = config("gemma.gguf");
+    assert_eq!((&gemma["head_dim"], &gemma["hidden_act"]), (&json!(16), &json!("gelu_pytorch_tanh")));
+    let qwen2 = config("qwen2.gguf");
+    assert_eq!((&qwen2["rope_theta"], &qwen2["vocab_size"]), (&json!(1e6), &json!(20)));
+    assert_eq!((&qwen2["model_type"], &qwen2["eos_token_id"]), (&json!("qwen2"), &json!(19)));
+}
+
+#[test]
+fn supported_models_load() {
+    for name in ["llama.gguf", "phi3.gguf"] {
+        let folder = unpacked(&fixture(name));
+        models::load(&ModelFiles::read(folder.path()).unwrap(), None, |_, _| ()).unwrap();
+    }
+}
+
+#[test]
+fn tokenizers_cut_and_join_as_the_originals() {
+    let tokenizer = |name: &str| Tokenizer::read(unpacked(&fixture(name)).path()).unwrap();
+    let pieces = |tokenizer: &Tokenizer, text: &str, special: bool| -> Vec<String> {
+        let ids = tokenizer.encode(text, special).unwrap();
+        ids.iter().map(|&id| tokenizer.decode(&[id], true).unwrap()).collect()
+    };
+    let llama = tokenizer("llama.gguf");
+    let text = "hello world<|end|>hé  ";
+    let ids = llama.encode(text, true).unwrap();
+    assert_eq!(ids[..4], [1, 263, 267, llama.id("<|end|>").unwrap()]);
+    // No piece for é: its two bytes.
+    assert_eq!(ids[5..], [3 + 0xc3, 3 + 0xa9, llama.id("  ").unwrap()]);
+    assert_eq!(llama.decode(&ids[1..], true).unwrap(), "hello world<|end|> hé  ");
+    // Phi-3's control tokens swallow the white space after them.
+    let phi3 = tokenizer("phi3.gguf");
+    assert_eq!(phi3.encode("<|end|>\n hello", false).unwrap(), [phi3.id("<|end|>").unwrap(), 263]);
+    let gemma = tokenizer("gemma.gguf");
+    assert_eq!(pieces(&gemma, "hello world", true), ["<s>", "hello", " world"]);
+    let qwen2 = tokenizer("qwen2.gguf");
+    assert_eq!(pieces(&qwen2, "hello hello12\n<|im_end|>", true), ["hello", " hello", "1", "2", "\n", "<|im_end|>"]);
+    let folder = unpacked(&fixture("qwen2.gguf"));
+    let generation = json_file(&folder.path().join("generation_config.json"));
+    assert_eq!(generation["eos_token_id"], json!([19, 18]));
+}
+
+/// llama.cpp's vocabularies with its recorded results, where they are: vendor/llama.cpp/models of llama_cpp_python's sdist.
+#[test]
+fn llama_cpp_agrees() {
+    let Some(folder) = std::env::var_os("GGUF_VOCABS").map(PathBuf::from) else { return };
+    let mut bad = 0;
+    for name in ["phi-3", "llama-spm", "llama-bpe", "qwen2", "gpt-2", "starcoder", "refact"] {
+        let file = folder.join(format!("ggml-vocab-{name}.gguf"));
+        let bytes = fs::read(&file).unwrap();
+        let key = b"general.architecture";
+        let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+        let len = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let bytes = [&bytes[..at], &4u64.to_le_bytes(), b"phi3", &bytes[at + 8 + len..]].concat();
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("vocab.gguf");
+        fs::write(&path, bytes).unwrap();
+        let start = std::time::Instant::now();
+        for (name, bytes) in Gguf::open(&path).unwrap().companions().unwrap() {
+            fs::write(here.path().join(name), bytes).unwrap();
+        }
+        let made = start.elapsed();
+        let tokenizer = Tokenizer::read(here.path()).unwrap();
+        let texts = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.inp"))).unwrap();
+        let ids = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.out"))).unwrap();
+        let (mut good, mut count) = (0, 0);
+        for (text, expected) in texts.split("\n__ggml_vocab_test__\n").zip(ids.lines()) {
+            let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            let ids = tokenizer.encode(text, false).unwrap();
+            count += 1;
+            good += usize::from(ids == expected);
+            if ids != expected {
+                println!("{name}: {text:?}: {ids:?} where {expected:?}");
+                bad += 1;
+            }
+        }
+        println!("{name}: {good} of {count}, made in {made:?}, all in {:?}", start.elapsed());
+    }
+    assert_eq!(bad, 0);
+}
+
+/// Everything that can be asked of a file; the error of the first thing that fails.
+fn read_all(path: &Path) -> Result<(), String> {
+    let read = || {
+        let gguf = Gguf::open(path)?;
+        gguf.config()?;
+        gguf.companions()?;
+        for tensor in gguf.tensors() {
+            gguf.read(&tensor.name)?.eval()?;
+        }
+        anyhow::Ok(())
+    };
+    read().map_err(|e| format!("{e:#}"))
+}
+
+/// The error for these bytes as a file. It is one line and names the file.
+fn failure(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.gguf");
+    fs::write(&path, bytes).unwrap();
+    let error = read_all(&path).expect_err("the file is read");
+    assert!(!error.contains('\n') && error.contains("broken.gguf"), "{error}");
+    error
+}
+
+/// `bytes` with the first `from` in it replaced.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn lying_headers_are_plain_errors() {
+    let whole = fs::read(fixture("qwen2.gguf")).unwrap();
+    let with = |at: usize, bytes: &[u8]| [&whole[..at], bytes, &whole[at + bytes.len()..]].concat();
+    let broken = |bytes: &[u8], expected: &str| {
+        let error = failure(bytes);
+        assert!(error.contains(expected), "{error}");
+    };
+    broken(b"", "it is no GGUF file");
+    broken(b"GGUF", "more than the file has");
+    broken(&whole[..300], "more than the file has");
+    broken(&whole[..whole.len() - 100], "lies outside the file");
+    broken(&with(4, &1u32.to_le_bytes()), "version 1");
+    broken(&with(4, &3u32.to_be_bytes()), "big endian");
+    broken(&with(8, &u64::MAX.to_le_bytes()), "broken.gguf");
+    broken(&with(16, &u64::MAX.to_le_bytes()), "broken.gguf");
+    broken(&with(24, &u64::MAX.to_le_bytes()), "more than the file has");
+    broken(&replaced(&whole, b"qwen2", b"bert2"), "architecture \"bert2\" is not supported; supported are llama, phi3");
+    broken(&replaced(&whole, b"qwen2", b"qw\xff\xfe2"), "is not UTF-8");
+    let pre = [&5u64.to_le_bytes()[..], b"qwen2"].concat();
+    let at = whole.windows(pre.len()).rposition(|window| window == pre).unwrap() + 8;
+    broken(&with(at, b"other"), "tokenizer.ggml.pre is \"other\", which is not supported");
+    broken(&replaced(&whole, b"gpt2", b"bert"), "its tokenizer \"bert\" is not supported");
+    let tensor = b"blk.0.attn_q.weight";
+    broken(&replaced(&whole, tensor, b"blk.0.attn_x.weight"), "blk.0.attn_x.weight has no place in a qwen2 model");
+    broken(&replaced(&whole, tensor, b"blk.0.attn_k.weight"), "blk.0.attn_k.weight is there twice");
+    // Behind the name: dimensions, two sizes, type, offset.
+    let at = whole.windows(tensor.len()).position(|window| window == tensor).unwrap() + tensor.len();
+    broken(&with(at, &9u32.to_le_bytes()), "has 9 dimensions");
+    broken(&with(at + 4, &(1u64 << 40).to_le_bytes()), "a dimension of 1099511627776");
+    broken(&with(at + 4, &[0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f]), "attn_q.weight");
+    broken(&with(at + 20, &23u32.to_le_bytes()), "blk.0.attn_q.weight: it is of type IQ4_XS, which is not supported");
+    broken(&with(at + 20, &12u32.to_le_bytes()), "rows of 32 are no whole blocks of Q4_K");
+    broken(&with(at + 24, &(u64::MAX - 7).to_le_bytes()), "blk.0.attn_q.weight");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_files_never_panic(
+        name in prop::sample::select(&["llama.gguf", "phi3.gguf", "qwen2.gguf", "blocks.gguf"][..]),
+        changes in prop::collection::vec((prop_oneof![0usize..1500, 0usize..40_000], any::<u8>()), 1..4),
+        cut in prop::option::of(0usize..40_000),
+    ) {
+        let mut bytes = fs::read(fixture(name)).unwrap();
+        let len = bytes.len();
+        for (at, byte) in changes {
+            bytes[at % len] = byte;
+        }
+        bytes.truncate(cut.unwrap_or(len));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("damaged.gguf");
+        fs::write(&path, bytes).unwrap();
+        if let Err(error) = read_all(&path) {
+            prop_assert!(!error.contains('\n') && error.contains("damaged.gguf"), "{}", error);
+        }
+    }
+}
