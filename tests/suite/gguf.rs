@@ -112,8 +112,8 @@ fn configurations_are_those_of_hugging_face() {
     let gemma = config("gemma.gguf");
     assert_eq!((&gemma["head_dim"], &gemma["hidden_act"]), (&json!(16), &json!("gelu_pytorch_tanh")));
     let qwen2 = config("qwen2.gguf");
-    assert_eq!((&qwen2["rope_theta"], &qwen2["vocab_size"]), (&json!(1e6), &json!(20)));
-    assert_eq!((&qwen2["model_type"], &qwen2["eos_token_id"]), (&json!("qwen2"), &json!(19)));
+    assert_eq!((&qwen2["rope_theta"], &qwen2["vocab_size"]), (&json!(1e6), &json!(19)));
+    assert_eq!((&qwen2["model_type"], &qwen2["eos_token_id"]), (&json!("qwen2"), &json!(18)));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn tokenizers_cut_and_join_as_the_originals() {
     assert_eq!(pieces(&qwen2, "hello hello12\n<|im_end|>", true), ["hello", " hello", "1", "2", "\n", "<|im_end|>"]);
     let folder = unpacked(&fixture("qwen2.gguf"));
     let generation = json_file(&folder.path().join("generation_config.json"));
-    assert_eq!(generation["eos_token_id"], json!([19, 18]));
+    assert_eq!(generation["eos_token_id"], json!([18, 17]));
 }
 
 /// llama.cpp's vocabularies with its recorded results, where they are: vendor/llama.cpp/models of llama_cpp_python's sdist.

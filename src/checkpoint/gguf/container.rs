@@ -160,8 +160,7 @@ fn header(bytes: &[u8]) -> Result<(BTreeMap<String, Value>, Vec<Tensor>)> {
     let (tensor_count, key_count) = (reader.u64()?, reader.u64()?);
     let mut metadata = BTreeMap::new();
     for _ in 0..key_count {
-        let key = reader.text()?;
-        let key = std::str::from_utf8(&bytes[key])?.to_owned();
+        let key = reader.name()?;
         let kind = reader.u32()?;
         let value = reader.value(kind).with_context(|| key.clone())?;
         ensure!(metadata.insert(key.clone(), value).is_none(), "{key} is there twice");
@@ -232,6 +231,14 @@ impl Reader<'_> {
         Ok(range)
     }
 
+    /// A key or a tensor's name, which errors show.
+    fn name(&mut self) -> Result<String> {
+        let range = self.text()?;
+        let name = std::str::from_utf8(&self.bytes[range.clone()])?;
+        ensure!(name.len() <= 256 && !name.contains(char::is_control), "the name at byte {} is none", range.start);
+        Ok(name.to_owned())
+    }
+
     fn value(&mut self, kind: u32) -> Result<Value> {
         Ok(match kind {
             0 => Value::Integer(self.array::<1>()?[0].into()),
@@ -276,8 +283,7 @@ impl Reader<'_> {
 
     /// A tensor whose bytes are counted from the start of the data, wherever that is.
     fn tensor(&mut self) -> Result<Tensor> {
-        let name = self.text()?;
-        let name = std::str::from_utf8(&self.bytes[name])?.to_owned();
+        let name = self.name()?;
         let dims = self.u32()?;
         ensure!((1..=4).contains(&dims), "{name} has {dims} dimensions, where 1 to 4 are possible");
         let mut shape = Vec::new();

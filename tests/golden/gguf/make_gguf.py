@@ -162,12 +162,12 @@ def models():
 
     w, tensors = model("qwen2")
     w.add_rope_freq_base(1000000.0)
-    tokens = ["h", "e", "l", "o", "Ġ", "w", "r", "d", "he", "ll", "hell", "hello", "Ġw", "1", "2", "Ċ", "Ġhello", "Ġhe"]
+    tokens = ["h", "e", "l", "o", "Ġ", "w", "r", "d", "he", "ll", "hell", "hello", "Ġw", "1", "2", "Ċ", "Ġhello"]
     types = [TokenType.NORMAL] * len(tokens) + [TokenType.CONTROL, TokenType.CONTROL]
     tokens += ["<|endoftext|>", "<|im_end|>"]
     w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("qwen2"), w.add_token_list(tokens), w.add_token_types(types)
-    w.add_token_merges(["h e", "l l", "he ll", "hell o", "Ġ w", "Ġ he", "Ġhe llo"])
-    w.add_bos_token_id(18), w.add_eos_token_id(19)
+    w.add_token_merges(["h e", "l l", "he ll", "hell o", "Ġ w", "Ġ hello"])
+    w.add_bos_token_id(17), w.add_eos_token_id(18)
     tensors(w, len(tokens), bias=True)
     write(w)
 
