@@ -3,10 +3,14 @@
 mod blocks;
 mod config;
 mod container;
+mod metadata;
 mod names;
 mod pretokenizer;
+mod quantize;
 mod rope;
 mod tokenizer;
+mod vocab;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +24,8 @@ use serde_json::Value;
 use blocks::Format;
 use container::Container;
 use names::Arch;
+
+pub use write::{GgufType, Source, write};
 
 /// A GGUF file as a checkpoint: what Hugging Face's folder of the same model would hold.
 pub struct Gguf {
@@ -162,6 +168,11 @@ fn dtype(format: Format) -> Dtype {
 /// Reference: llama.cpp conversion/llama.py, permute.
 fn halves(array: &Array, heads: i32) -> Result<Array> {
     swap_rows(array, heads, |half| [half, 2])
+}
+
+/// The other way.
+fn pairs(array: &Array, heads: i32) -> Result<Array> {
+    swap_rows(array, heads, |half| [2, half])
 }
 
 /// The rows of each head `[heads, a, b, ..]`, where `split` gives `[a, b]` for half a head's rows, as `[heads, b, a, ..]`.

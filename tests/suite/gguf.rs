@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mlx_rs::{Array, Dtype};
 use phi3v::checkpoint::ModelFiles;
-use phi3v::checkpoint::gguf::Gguf;
+use phi3v::checkpoint::gguf::{self, Gguf, GgufType, Source};
 use phi3v::models;
 use phi3v::processor::Tokenizer;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::common::golden;
+use crate::common::{copy_of, edit_json, golden};
 
 fn fixture(name: &str) -> PathBuf {
     golden("gguf").join(name)
@@ -277,4 +277,145 @@ proptest! {
             prop_assert!(!error.contains('\n') && error.contains("damaged.gguf"), "{}", error);
         }
     }
+}
+
+/// The folder's checkpoint as a file, and what was told of its progress.
+fn written(folder: &Path, kind: GgufType, path: &Path) -> anyhow::Result<u64> {
+    let tensors: std::collections::BTreeMap<String, Array> =
+        Array::load_safetensors(folder.join("model.safetensors")).unwrap().into_iter().collect();
+    let shapes: Vec<(String, Vec<i32>)> =
+        tensors.iter().map(|(name, array)| (name.clone(), array.shape().to_vec())).collect();
+    let source = Source {
+        config: &json_file(&folder.join("config.json")),
+        tokenizer: &json_file(&folder.join("tokenizer.json")),
+        tokenizer_config: &json_file(&folder.join("tokenizer_config.json")),
+        tensors: &shapes,
+    };
+    let mut done = 0;
+    let mut asked = Vec::new();
+    let read = |name: &str| {
+        asked.push(name.to_owned());
+        Ok(tensors[name].clone())
+    };
+    gguf::write(&source, kind, read, |bytes| done += bytes, path)?;
+    assert_eq!(asked, shapes.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+    Ok(done)
+}
+
+/// A golden checkpoint with a tokenizer whose merges are a SentencePiece model's: its own were trained otherwise.
+fn writable(model: &str) -> TempDir {
+    let folder = copy_of(model);
+    fs::copy(unpacked(&fixture("llama.gguf")).path().join("tokenizer.json"), folder.path().join("tokenizer.json"))
+        .unwrap();
+    folder
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for model in ["text/llama", "text/mistral", "text/phi3"] {
+        let folder = writable(model);
+        let folder = folder.path();
+        let original = json_file(&folder.join("config.json"));
+        let here = tempfile::tempdir().unwrap();
+        for kind in [GgufType::F16, GgufType::Q8_0, GgufType::Q4_0] {
+            let path = here.path().join("model.gguf");
+            let done = written(folder, kind, &path).unwrap();
+            assert!(done as f64 > 0.8 * fs::metadata(&path).unwrap().len() as f64 - 40_000.0);
+            let gguf = Gguf::open(&path).unwrap();
+            let config = gguf.config().unwrap();
+            for key in [
+                "model_type",
+                "hidden_size",
+                "vocab_size",
+                "rms_norm_eps",
+                "rope_theta",
+                "sliding_window",
+                "num_key_value_heads",
+                "intermediate_size",
+                "max_position_embeddings",
+                "tie_word_embeddings",
+                "architectures",
+                "bos_token_id",
+                "eos_token_id",
+                "original_max_position_embeddings",
+            ] {
+                assert_eq!(config[key], original[key], "{model} {key}");
+            }
+            assert_eq!(config["rope_scaling"], original["rope_scaling"], "{model}");
+            let tensors = Array::load_safetensors(folder.join("model.safetensors")).unwrap();
+            assert_eq!(gguf.tensors().count(), tensors.len());
+            for (name, array) in tensors {
+                let read = gguf.read(&name).unwrap();
+                let array = array.as_dtype(if array.ndim() == 1 { Dtype::Float32 } else { Dtype::Float16 }).unwrap();
+                if array.ndim() == 1 || kind == GgufType::F16 {
+                    assert_eq!(bytes(&read), bytes(&array), "{model} {name}");
+                    continue;
+                }
+                let largest = |array: Array| {
+                    let values = array.as_dtype(Dtype::Float32).unwrap().abs().unwrap().contiguous().unwrap();
+                    values.as_slice::<f32>().iter().copied().fold(0.0, f32::max)
+                };
+                let (most, error) = (largest(array.clone()), largest(read.subtract(&array).unwrap()));
+                let bound = if kind == GgufType::Q4_0 && name != "lm_head.weight" { 0.13 } else { 0.006 };
+                assert!(error <= bound * most && error > 0.0, "{model} {name} {kind:?}: {error} of {most}");
+            }
+            let read = unpacked(&path);
+            let (ours, theirs) = (Tokenizer::read(read.path()).unwrap(), Tokenizer::read(folder).unwrap());
+            for text in ["hello world", "  hello  world\nand é <s>[user] x</s> y", ""] {
+                assert_eq!(ours.encode(text, true).unwrap(), theirs.encode(text, true).unwrap(), "{model} {text:?}");
+            }
+            let template = |folder: &Path| json_file(&folder.join("tokenizer_config.json"))["chat_template"].clone();
+            assert_eq!(template(read.path()), template(folder));
+            models::load(&ModelFiles::read(read.path()).unwrap(), None, |_, _| ()).unwrap();
+        }
+        assert_eq!(fs::read_dir(here.path()).unwrap().count(), 1, "a temporary file is left");
+    }
+}
+
+#[test]
+fn byte_level_tokenizers_are_written_too() {
+    // Phi-4 has one; any of phi3's size does here.
+    let folder = copy_of("text/phi3");
+    let qwen2 = unpacked(&fixture("qwen2.gguf"));
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(qwen2.path().join(file), folder.path().join(file)).unwrap();
+    }
+    let path = folder.path().join("model.gguf");
+    written(folder.path(), GgufType::Q8_0, &path).unwrap();
+    let read = unpacked(&path);
+    let (ours, theirs) = (Tokenizer::read(read.path()).unwrap(), Tokenizer::read(qwen2.path()).unwrap());
+    let text = "hello hello12\nworld<|im_end|>";
+    assert_eq!(ours.encode(text, true).unwrap(), theirs.encode(text, true).unwrap());
+}
+
+#[test]
+fn what_cannot_be_written_is_said() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("model.gguf");
+    let refused = |file: &str, change: fn(&mut Value), expected: &str| {
+        let folder = writable("text/phi3");
+        edit_json(&folder.path().join(file), change);
+        let error = format!("{:#}", written(folder.path(), GgufType::F16, &path).unwrap_err());
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+    };
+    refused("config.json", |json| json["model_type"] = "phi3_v".into(), "no place for its vision tower");
+    refused("config.json", |json| json["model_type"] = "gpt_neox".into(), "llama, mistral and phi3 can");
+    refused("config.json", |json| json["rope_scaling"]["type"] = "ntk".into(), "of type ntk cannot be written");
+    refused("config.json", |json| json["vocab_size"] = 100.into(), "of 100 in the model");
+    refused("tokenizer.json", |json| json["model"]["merges"] = json!([]), "not those of a SentencePiece model");
+    refused("tokenizer.json", |json| json["normalizer"] = json!({"type": "NFKC"}), "not known to llama.cpp");
+    let folder = golden("text/phi3");
+    let own = format!("{:#}", written(&folder, GgufType::F16, &path).unwrap_err());
+    assert!(own.contains("not those of a SentencePiece model"), "{own}");
+    let folder = writable("text/phi3");
+    let folder = folder.path();
+    let config = json_file(&folder.join("config.json"));
+    let tokenizer = json_file(&folder.join("tokenizer.json"));
+    let tensors = [("model.norm.weight".to_owned(), vec![64])];
+    let source = Source { config: &config, tokenizer: &tokenizer, tokenizer_config: &Value::Null, tensors: &tensors };
+    let failed = gguf::write(&source, GgufType::F16, |_| anyhow::bail!("no such tensor"), |_| (), &path);
+    assert_eq!(failed.unwrap_err().to_string(), "no such tensor");
+    let failed = gguf::write(&source, GgufType::F16, |_| Ok(Array::from_f32(1.0)), |_| (), &path);
+    assert!(format!("{:#}", failed.unwrap_err()).contains("[] where [64] was announced"));
+    assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "a file is left");
 }

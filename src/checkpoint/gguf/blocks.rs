@@ -83,6 +83,11 @@ impl Format {
         FORMATS.iter().find(|row| row.0 == self).expect("every format has a row")
     }
 
+    /// What files call it.
+    pub(super) fn number(self) -> u32 {
+        self.row().1
+    }
+
     pub(super) fn name(self) -> &'static str {
         self.row().2
     }

@@ -99,6 +99,20 @@ impl PreTokenizer {
         }
     }
 
+    /// The one that a `tokenizer.json` describes, if it is known.
+    pub(super) fn of(
+        pre_tokenizer: Option<&Value>,
+        normalizer: Option<&Value>,
+        ignore_merges: bool,
+    ) -> Option<&'static Self> {
+        let (pre_tokenizer, normalizer) = (plainly(pre_tokenizer?), normalizer.unwrap_or(&Value::Null));
+        ALL.iter().find(|one| {
+            one.ignore_merges == ignore_merges
+                && one.normalizer() == *normalizer
+                && plainly(&one.json()) == pre_tokenizer
+        })
+    }
+
     /// `normalizer` of `tokenizer.json`.
     pub(super) fn normalizer(&self) -> Value {
         if self.nfc { json!({ "type": "NFC" }) } else { Value::Null }
@@ -115,4 +129,19 @@ impl PreTokenizer {
         };
         json!({"type": "Sequence", "pretokenizers": steps})
     }
+}
+
+/// Without what has no effect on ids, and with what is meant where it is absent.
+fn plainly(pre_tokenizer: &Value) -> Value {
+    let mut value = pre_tokenizer.clone();
+    if let Some(steps) = value["pretokenizers"].as_array_mut() {
+        for step in steps {
+            *step = plainly(step);
+        }
+    } else if let Some(fields) = value.as_object_mut().filter(|fields| fields.get("type") == Some(&"ByteLevel".into()))
+    {
+        fields.remove("trim_offsets");
+        fields.entry("use_regex").or_insert(true.into());
+    }
+    value
 }

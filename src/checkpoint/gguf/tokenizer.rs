@@ -14,6 +14,7 @@ pub(super) const NORMAL: i32 = 1;
 pub(super) const UNKNOWN: i32 = 2;
 pub(super) const CONTROL: i32 = 3;
 pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
 pub(super) const BYTE: i32 = 6;
 
 /// The texts of tokens that end an answer in the chat formats of the supported models. Files often name only one of them.
