@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use mlx_quantized::Mode;
@@ -10,11 +11,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A checkpoint folder's configuration files.
-#[derive(Debug, Clone)]
+use super::gguf::Gguf;
+
+/// The configuration files of a checkpoint: a folder, or a GGUF file, which holds what a folder would.
+#[derive(Clone)]
 pub struct ModelFiles {
-    /// The folder itself.
+    /// The folder or file itself.
     pub folder: PathBuf,
+    /// The GGUF file, if it is one.
+    pub gguf: Option<Rc<Gguf>>,
     /// `config.json` as it stands.
     pub config: Value,
     /// `generation_config.json`; empty when the folder has none.
@@ -143,8 +148,12 @@ impl TokenizerConfig {
 }
 
 impl ModelFiles {
-    /// Reads the configuration files of a checkpoint folder. Only `config.json` must be there.
-    pub fn read(folder: &Path) -> Result<Self> {
+    /// Reads the configuration files of a checkpoint. Of a folder only `config.json` must be there.
+    pub fn read(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return Self::of_gguf(path);
+        }
+        let folder = path;
         let config = read_json(&folder.join("config.json"))?
             .with_context(|| format!("{} has no config.json: it is not a model folder", folder.display()))?;
         let mut tokenizer: TokenizerConfig = read_optional(folder, "tokenizer_config.json")?.unwrap_or_default();
@@ -156,11 +165,36 @@ impl ModelFiles {
         }
         Ok(Self {
             folder: folder.to_owned(),
+            gguf: None,
             config,
             generation: read_optional(folder, "generation_config.json")?.unwrap_or_default(),
             preprocessor: read_optional(folder, "preprocessor_config.json")?,
             tokenizer,
         })
+    }
+
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let companions = gguf.companions()?;
+        let json = |name: &str| -> Result<Value> {
+            companions.get(name).map_or(Ok(json!({})), |bytes| serde_json::from_slice(bytes)).map_err(Into::into)
+        };
+        Ok(Self {
+            folder: path.to_owned(),
+            config: gguf.config()?,
+            generation: parse(&json("generation_config.json")?)?,
+            preprocessor: None,
+            tokenizer: parse(&json("tokenizer_config.json")?)?,
+            gguf: Some(Rc::new(gguf)),
+        })
+    }
+
+    /// `tokenizer.json`, if there is one.
+    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>> {
+        match &self.gguf {
+            Some(gguf) => Ok(gguf.companions()?.remove("tokenizer.json")),
+            None => Ok(read_text(&self.folder.join("tokenizer.json"))?.map(String::into_bytes)),
+        }
     }
 
     /// `config.json`'s `model_type`.

@@ -184,8 +184,9 @@ impl<'a> Conversion<'a> {
         pack: &mut Pack,
         progress: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<()> {
-        for file in companions(&self.files.folder)? {
-            staging.copy(&file)?;
+        match &self.files.gguf {
+            Some(gguf) => gguf.companions()?.iter().try_for_each(|(name, contents)| staging.write(name, contents))?,
+            None => companions(&self.files.folder)?.iter().try_for_each(|file| staging.copy(file))?,
         }
         let outputs: Vec<TensorSpec> = self.steps.iter().flat_map(|step| step.outputs.clone()).collect();
         let mut shards = Shards::create(staging.folder(), &outputs, SHARD_BYTES)?;

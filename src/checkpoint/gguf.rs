@@ -103,14 +103,29 @@ impl Gguf {
         self.tensors.iter()
     }
 
-    /// A tensor by its Hugging Face name. Packed formats are unpacked to float16, others come as stored.
+    /// A tensor by its place among [`Gguf::tensors`]. Packed formats are unpacked to float16, others come as stored.
+    ///
+    /// # Errors
+    /// When there are fewer tensors.
+    pub fn read_at(&self, place: usize) -> Result<Array> {
+        let info = self.tensors.get(place).with_context(|| format!("there is no tensor {place}"))?;
+        self.take(info).with_context(|| format!("{}: {}", self.file.path().display(), info.name))
+    }
+
+    /// A tensor by its Hugging Face name, likewise.
     ///
     /// # Errors
     /// When there is no such tensor.
     pub fn read(&self, name: &str) -> Result<Array> {
-        let info = self.tensors.iter().find(|info| info.name == name);
-        let info = info.with_context(|| format!("{} has no tensor {name}", self.file.path().display()))?;
-        self.take(info).with_context(|| format!("{}: {name}", self.file.path().display()))
+        let place = self.tensors.iter().position(|info| info.name == name);
+        self.read_at(place.with_context(|| format!("{} has no tensor {name}", self.file.path().display()))?)
+    }
+
+    /// Gives the memory of a tensor back that was read; who reads it again reads the file again.
+    pub fn release(&self, place: usize) {
+        if let Some(info) = self.tensors.get(place) {
+            self.file.map().release(self.file.tensors()[info.index].bytes.clone());
+        }
     }
 
     fn take(&self, info: &TensorInfo) -> Result<Array> {

@@ -1,6 +1,6 @@
 //! Model location: from what follows `--model` to a folder that holds the whole model.
 //!
-//! A folder is taken as it is; a hub id (`org/name`) is looked up in the cache that Python's `huggingface_hub`
+//! A folder or a GGUF file is taken as it is; a hub id (`org/name`) is looked up in the cache that Python's `huggingface_hub`
 //! keeps, and fetched into it where files are missing. This file decides which folder and which files;
 //! `hub/download.rs` moves the bytes. Whether the files make sense is the loader's business. The way back, from a
 //! folder to the hub, is `hub/upload.rs`.
@@ -55,7 +55,7 @@ impl Progress for () {
     fn warn(&self, _message: &str) {}
 }
 
-/// Returns the folder of `model`, a folder or a hub id, fetching what the cache does not have.
+/// Returns the folder of `model`, a folder, a GGUF file or a hub id, fetching what the cache does not have.
 ///
 /// A commit hash that is whole in the cache needs no network. A branch or tag is asked of the hub; if the hub cannot
 /// be reached, what the cache has for it is used with a warning, provided it is whole.
@@ -103,6 +103,9 @@ fn local_folder(model: &str, revision: Option<&str>) -> Result<Option<PathBuf>, 
             }
             None => Ok(Some(path.to_owned())),
         };
+    }
+    if path.extension().is_some_and(|extension| extension == "gguf") && path.is_file() {
+        return Ok(Some(path.to_owned()));
     }
     if path.exists() {
         return Err(HubError::NotAFolder(model.to_owned()));

@@ -18,10 +18,11 @@ use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use super::INDEX;
 use super::config::{Quantization, QuantizedAs, parse, read_json};
+use super::gguf::Gguf;
 use super::quantize::unpack;
 use super::save::TensorSpec;
+use super::{INDEX, ModelFiles};
 
 /// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
 /// enough to know the outcome.
@@ -31,6 +32,13 @@ pub struct Remap {
     pub rename: fn(&str) -> Option<String>,
     /// The order of axes in which MLX wants the tensor of this (new) name, where it is another than the stored one.
     pub transpose: fn(&str, &[i32]) -> Option<&'static [i32]>,
+}
+
+/// What the tensors lie in.
+enum Store {
+    /// Safetensors files.
+    Shards(Vec<MappedFile>),
+    Gguf(Rc<Gguf>),
 }
 
 /// Where one tensor lies, and what is to become of it.
@@ -79,10 +87,10 @@ pub struct Entry {
     pub packed: Option<QuantizedAs>,
 }
 
-/// The tensors of a checkpoint folder.
+/// The tensors of a checkpoint.
 pub struct Weights {
     folder: PathBuf,
-    shards: Vec<MappedFile>,
+    store: Store,
     tensors: BTreeMap<String, Stored>,
     quantization: Option<Quantization>,
     dtype: Option<Dtype>,
@@ -95,32 +103,30 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Maps the folder's safetensors files and reads their headers; no tensor yet.
+    /// Maps the checkpoint's files and reads their headers; no tensor yet.
     ///
     /// `dtype` is what floating-point tensors are cast to when taken; none leaves them as stored.
-    pub fn open(folder: &Path, remap: Remap, quantization: Option<Quantization>, dtype: Option<Dtype>) -> Result<Self> {
-        let mut shards = Vec::new();
+    pub fn open(files: &ModelFiles, remap: Remap, dtype: Option<Dtype>) -> Result<Self> {
+        let (store, found) = match &files.gguf {
+            Some(gguf) => (Store::Gguf(gguf.clone()), in_gguf(gguf, remap)),
+            None => in_folder(&files.folder, remap)?,
+        };
         let mut tensors = BTreeMap::new();
         let mut twice = Vec::new();
-        for file in shard_files(folder)? {
-            let path = folder.join(&file);
-            let map = MappedFile::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            for (name, stored) in header(&map, shards.len(), remap).with_context(|| damaged(&path))? {
-                if tensors.insert(name.clone(), stored).is_some() {
-                    twice.push(name);
-                }
+        for (name, stored) in found {
+            if tensors.insert(name.clone(), stored).is_some() {
+                twice.push(name);
             }
-            shards.push(map);
         }
         if !twice.is_empty() {
-            bail!("{}: {} present more than once: {}", folder.display(), count(&twice), list(&twice));
+            bail!("{}: {} present more than once: {}", files.folder.display(), count(&twice), list(&twice));
         }
         let unused = RefCell::new(tensors.keys().cloned().collect());
         Ok(Self {
-            folder: folder.to_owned(),
-            shards,
+            folder: files.folder.clone(),
+            store,
             tensors,
-            quantization,
+            quantization: files.quantization()?,
             dtype,
             progress: Box::new(|_| ()),
             replaced: BTreeMap::new(),
@@ -183,7 +189,10 @@ impl Weights {
     /// Gives the memory of a tensor back that was read; who reads it again reads the file again.
     pub fn release(&self, name: &str) {
         if let Some(stored) = self.tensors.get(name) {
-            self.shards[stored.shard].release(stored.bytes.clone());
+            match &self.store {
+                Store::Shards(shards) => shards[stored.shard].release(stored.bytes.clone()),
+                Store::Gguf(gguf) => gguf.release(stored.shard),
+            }
         }
     }
 
@@ -263,7 +272,10 @@ impl Weights {
     }
 
     fn array(&self, stored: &Stored) -> Result<Array> {
-        let array = self.shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?;
+        let array = match &self.store {
+            Store::Shards(shards) => shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?,
+            Store::Gguf(gguf) => gguf.read_at(stored.shard)?,
+        };
         let Some(axes) = stored.transpose else { return Ok(array) };
         Ok(array.transpose_axes(axes)?.contiguous()?)
     }
@@ -336,6 +348,30 @@ impl Scope<'_> {
     fn key(&self, name: impl Display) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
+}
+
+/// The tensors of a GGUF file under their new names. Each counts as a shard, by its place in the file.
+fn in_gguf(gguf: &Gguf, remap: Remap) -> Vec<(String, Stored)> {
+    let tensors = gguf.tensors().enumerate().filter_map(|(place, info)| {
+        let name = (remap.rename)(&info.name)?;
+        let transpose = (remap.transpose)(&name, &info.shape);
+        let (dtype, shape) = (info.dtype, info.shape.clone());
+        Some((name, Stored { shard: place, bytes: 0..info.bytes, dtype, shape, transpose }))
+    });
+    tensors.collect()
+}
+
+/// Maps the folder's safetensors files; their tensors under their new names.
+fn in_folder(folder: &Path, remap: Remap) -> Result<(Store, Vec<(String, Stored)>)> {
+    let mut shards = Vec::new();
+    let mut tensors = Vec::new();
+    for file in shard_files(folder)? {
+        let path = folder.join(&file);
+        let map = MappedFile::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        tensors.extend(header(&map, shards.len(), remap).with_context(|| damaged(&path))?);
+        shards.push(map);
+    }
+    Ok((Store::Shards(shards), tensors))
 }
 
 /// The names of the safetensors files that make up the checkpoint.

@@ -99,9 +99,9 @@ pub fn load(files: &ModelFiles, dtype: Option<Dtype>, progress: impl Fn(u64, u64
     build(files, weights)
 }
 
-/// A checkpoint folder's tensors, as [`build`] wants them.
+/// A checkpoint's tensors, as [`build`] wants them.
 pub fn weights(files: &ModelFiles, dtype: Option<Dtype>) -> Result<Weights> {
-    Weights::open(&files.folder, (Arch::of(files)?.remap)(files)?, files.quantization()?, dtype)
+    Weights::open(files, (Arch::of(files)?.remap)(files)?, dtype)
 }
 
 /// The model of these tensors.

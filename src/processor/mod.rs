@@ -110,7 +110,7 @@ impl Processor {
                 files.folder.display()
             ),
         };
-        Ok(Self { tokenizer: Tokenizer::read(&files.folder)?, template: ChatTemplate::of(&files.tokenizer), images })
+        Ok(Self { tokenizer: Tokenizer::read(files)?, template: ChatTemplate::of(&files.tokenizer), images })
     }
 
     /// Whether prompts can hold pictures.

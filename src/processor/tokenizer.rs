@@ -1,8 +1,8 @@
 //! Text to ids and back, as `tokenizer.json` says; nothing about the vocabulary is known here.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, anyhow, bail};
+
+use crate::checkpoint::ModelFiles;
 
 /// A checkpoint's tokenizer.
 pub struct Tokenizer {
@@ -10,20 +10,20 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a checkpoint folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            bail!(
-                "{} has no tokenizer.json, so no prompt can be read; copy it from the original model",
-                folder.display()
-            );
-        }
-        let mut inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|e| anyhow!("{e}"))
-            .with_context(|| format!("cannot read {}", path.display()))?;
+    /// The tokenizer of a checkpoint.
+    pub fn read(files: &ModelFiles) -> Result<Self> {
+        let folder = files.folder.display();
+        let Some(json) = files.tokenizer_json()? else {
+            bail!("{folder} has no tokenizer.json, so no prompt can be read; copy it from the original model");
+        };
+        Self::from_json(&json).with_context(|| format!("cannot read the tokenizer.json of {folder}"))
+    }
+
+    /// The tokenizer that the contents of a `tokenizer.json` describe.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| anyhow!("{e}"))?;
         // The file may keep how it was last used in training.
-        inner.with_truncation(None).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?;
         inner.with_padding(None);
         Ok(Self { inner })
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use phi3v::processor::Tokenizer;
 use tempfile::TempDir;
 
 /// A folder below `tests/golden`.
@@ -27,4 +28,9 @@ pub(crate) fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)
     let mut value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     change(&mut value);
     fs::write(path, value.to_string()).unwrap();
+}
+
+/// The tokenizer of a folder that may hold nothing else.
+pub(crate) fn tokenizer_of(folder: &Path) -> Tokenizer {
+    Tokenizer::from_json(&fs::read(folder.join("tokenizer.json")).unwrap()).unwrap()
 }

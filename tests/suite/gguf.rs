@@ -126,7 +126,7 @@ fn supported_models_load() {
 
 #[test]
 fn tokenizers_cut_and_join_as_the_originals() {
-    let tokenizer = |name: &str| Tokenizer::read(unpacked(&fixture(name)).path()).unwrap();
+    let tokenizer = |name: &str| crate::common::tokenizer_of(unpacked(&fixture(name)).path());
     let pieces = |tokenizer: &Tokenizer, text: &str, special: bool| -> Vec<String> {
         let ids = tokenizer.encode(text, special).unwrap();
         ids.iter().map(|&id| tokenizer.decode(&[id], true).unwrap()).collect()
@@ -170,7 +170,7 @@ fn llama_cpp_agrees() {
             fs::write(here.path().join(name), bytes).unwrap();
         }
         let made = start.elapsed();
-        let tokenizer = Tokenizer::read(here.path()).unwrap();
+        let tokenizer = crate::common::tokenizer_of(here.path());
         let texts = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.inp"))).unwrap();
         let ids = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.out"))).unwrap();
         let (mut good, mut count) = (0, 0);
@@ -360,7 +360,7 @@ fn what_is_written_is_read_back() {
                 assert!(error <= bound * most && error > 0.0, "{model} {name} {kind:?}: {error} of {most}");
             }
             let read = unpacked(&path);
-            let (ours, theirs) = (Tokenizer::read(read.path()).unwrap(), Tokenizer::read(folder).unwrap());
+            let (ours, theirs) = (crate::common::tokenizer_of(read.path()), crate::common::tokenizer_of(folder));
             for text in ["hello world", "  hello  world\nand é <s>[user] x</s> y", ""] {
                 assert_eq!(ours.encode(text, true).unwrap(), theirs.encode(text, true).unwrap(), "{model} {text:?}");
             }
@@ -383,7 +383,7 @@ fn byte_level_tokenizers_are_written_too() {
     let path = folder.path().join("model.gguf");
     written(folder.path(), GgufType::Q8_0, &path).unwrap();
     let read = unpacked(&path);
-    let (ours, theirs) = (Tokenizer::read(read.path()).unwrap(), Tokenizer::read(qwen2.path()).unwrap());
+    let (ours, theirs) = (crate::common::tokenizer_of(read.path()), crate::common::tokenizer_of(qwen2.path()));
     let text = "hello hello12\nworld<|im_end|>";
     assert_eq!(ours.encode(text, true).unwrap(), theirs.encode(text, true).unwrap());
 }

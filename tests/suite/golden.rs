@@ -7,7 +7,7 @@ use mlx_rs::Dtype;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sequence::Sequence;
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor, Tokenizer};
+use phi3v::processor::{Message, NumCrops, Processor};
 use phi3v::verify::{CaseReport, verify};
 
 use crate::common::{copy_of, edit_json, golden};
@@ -70,7 +70,7 @@ fn tokenizer_passes_with_a_bos_and_greedy_chat_tokens() {
             "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
         });
     });
-    let tokenizer = Tokenizer::read(folder.path()).unwrap();
+    let tokenizer = crate::common::tokenizer_of(folder.path());
     let texts = fs::read_to_string(golden("phi3v-longrope/tokenizer_golden.json")).unwrap();
     let texts: serde_json::Value = serde_json::from_str(&texts).unwrap();
     for case in texts.as_array().unwrap() {
