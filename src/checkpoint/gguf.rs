@@ -3,10 +3,12 @@
 mod blocks;
 mod config;
 mod container;
+mod format;
 mod metadata;
 mod names;
 mod pretokenizer;
 mod quantize;
+mod reader;
 mod rope;
 mod tokenizer;
 mod vocab;
@@ -21,8 +23,8 @@ use half::slice::HalfBitsSliceExt;
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use blocks::Format;
 use container::Container;
+use format::Format;
 use names::Arch;
 
 pub use write::{GgufType, Source, write};

@@ -5,6 +5,8 @@
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod gguf;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -150,45 +150,6 @@ fn tokenizers_cut_and_join_as_the_originals() {
     assert_eq!(generation["eos_token_id"], json!([18, 17]));
 }
 
-/// llama.cpp's vocabularies with its recorded results, where they are: vendor/llama.cpp/models of llama_cpp_python's sdist.
-#[test]
-fn llama_cpp_agrees() {
-    let Some(folder) = std::env::var_os("GGUF_VOCABS").map(PathBuf::from) else { return };
-    let mut bad = 0;
-    for name in ["phi-3", "llama-spm", "llama-bpe", "qwen2", "gpt-2", "starcoder", "refact"] {
-        let file = folder.join(format!("ggml-vocab-{name}.gguf"));
-        let bytes = fs::read(&file).unwrap();
-        let key = b"general.architecture";
-        let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
-        let len = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-        let bytes = [&bytes[..at], &4u64.to_le_bytes(), b"phi3", &bytes[at + 8 + len..]].concat();
-        let here = tempfile::tempdir().unwrap();
-        let path = here.path().join("vocab.gguf");
-        fs::write(&path, bytes).unwrap();
-        let start = std::time::Instant::now();
-        for (name, bytes) in Gguf::open(&path).unwrap().companions().unwrap() {
-            fs::write(here.path().join(name), bytes).unwrap();
-        }
-        let made = start.elapsed();
-        let tokenizer = crate::common::tokenizer_of(here.path());
-        let texts = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.inp"))).unwrap();
-        let ids = fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.out"))).unwrap();
-        let (mut good, mut count) = (0, 0);
-        for (text, expected) in texts.split("\n__ggml_vocab_test__\n").zip(ids.lines()) {
-            let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
-            let ids = tokenizer.encode(text, false).unwrap();
-            count += 1;
-            good += usize::from(ids == expected);
-            if ids != expected {
-                println!("{name}: {text:?}: {ids:?} where {expected:?}");
-                bad += 1;
-            }
-        }
-        println!("{name}: {good} of {count}, made in {made:?}, all in {:?}", start.elapsed());
-    }
-    assert_eq!(bad, 0);
-}
-
 /// Everything that can be asked of a file; the error of the first thing that fails.
 fn read_all(path: &Path) -> Result<(), String> {
     let read = || {

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
-use super::blocks::Format;
 use super::container::Container;
+use super::format::Format;
 use super::names::Arch;
 use super::rope::Llama3;
 

@@ -145,3 +145,25 @@ fn plainly(pre_tokenizer: &Value) -> Value {
     }
     value
 }
+
+/// `normalizer` of tokenizers made of a SentencePiece model, with or without a space put before the text.
+pub(super) fn sentencepiece_normalizer(prefix: bool) -> Value {
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    if !prefix {
+        return replace;
+    }
+    json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]})
+}
+
+/// Their `decoder`.
+pub(super) fn sentencepiece_decoder(prefix: bool) -> Value {
+    let mut steps = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    json!({"type": "Sequence", "decoders": steps})
+}

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::blocks::Format;
+use super::format::Format;
 
 /// Packs whole blocks of weights, on all cores. Formats are those that are written: F32, F16, Q8_0 and Q4_0.
 pub(super) fn quantize(format: Format, weights: &[f32]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::container::Container;
-use super::pretokenizer::PreTokenizer;
+use super::pretokenizer::{PreTokenizer, sentencepiece_decoder, sentencepiece_normalizer};
 
 // What a token is, as `tokenizer.ggml.token_type` numbers it.
 pub(super) const NORMAL: i32 = 1;
@@ -281,24 +281,4 @@ impl<'a> Tokenizer<'a> {
             "special_tokens": tokens,
         })
     }
-}
-
-fn sentencepiece_normalizer(prefix: bool) -> Value {
-    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    if !prefix {
-        return replace;
-    }
-    json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]})
-}
-
-fn sentencepiece_decoder(prefix: bool) -> Value {
-    let mut steps = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if prefix {
-        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-    }
-    json!({"type": "Sequence", "decoders": steps})
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use mlx_rs::{Array, Dtype};
 use serde_json::Value;
 
-use super::blocks::Format;
+use super::format::Format;
 use super::metadata::{Config, Metadata, put_text};
 use super::names::Arch;
 use super::quantize::quantize;
@@ -56,6 +56,9 @@ enum Content {
 
 /// Writes the checkpoint to `path`, which exists only when it is whole. `read` gives each tensor once, as it comes to it;
 /// `progress` is told the bytes of each that was written.
+///
+/// What llama.cpp itself makes of the file may differ in two points: it has no sliding windows for these models, and takes
+/// longrope's long factors whenever its context is longer than the original one.
 ///
 /// # Errors
 /// When the model, its rotation or its tokenizer is one that GGUF or llama.cpp has no place for, when `read` fails or
