@@ -141,7 +141,9 @@ impl Reader<'_> {
         ensure!(row.is_multiple_of(values), "{name}: rows of {row} are no whole blocks of {}", format.name());
         let count = shape.iter().try_fold(1i32, |n, &dim| n.checked_mul(dim));
         let count = count.with_context(|| format!("{name} has the shape {shape:?}, too large for MLX"))?;
-        let end = start.checked_add(count as usize / values * bytes).context("an offset is out of range")?;
+        let end = start
+            .checked_add(count as usize / values * bytes)
+            .with_context(|| format!("{name} lies outside the file"))?;
         Ok(Tensor { name, format, shape, bytes: start..end })
     }
 }
