@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 use mlx_quantized::Mode;
 use mlx_rs::Dtype;
+use phi3v::checkpoint::gguf::GgufType;
 use phi3v::checkpoint::quantize::{Mixed, Override};
 use phi3v::engine::sampler::Sampling;
 use phi3v::processor::NumCrops;
@@ -61,7 +62,7 @@ impl DtypeArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, or its id on the Hugging Face hub
+    /// Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub
     ///
     /// A hub model is looked for in the cache that Python tools use, and fetched into it if need be. The variables
     /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there.
@@ -389,6 +390,30 @@ pub(crate) struct TargetArgs {
     pub(crate) json: bool,
 }
 
+/// Numbers of a GGUF file's matrices
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum GgufTypeArg {
+    /// 16-bit floats
+    #[value(name = "f16")]
+    F16,
+    /// 8 bits in groups of 32
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits in groups of 32
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl From<GgufTypeArg> for GgufType {
+    fn from(kind: GgufTypeArg) -> Self {
+        match kind {
+            GgufTypeArg::F16 => Self::F16,
+            GgufTypeArg::Q8_0 => Self::Q8_0,
+            GgufTypeArg::Q4_0 => Self::Q4_0,
+        }
+    }
+}
+
 /// Arguments of `phi3v convert`
 #[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
@@ -403,12 +428,24 @@ pub(crate) struct ConvertArgs {
     /// Branch, tag or commit of a hub model
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
+    /// A GGUF file in place of a checkpoint's folder
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hf_path", "revision"])]
+    pub(crate) gguf: Option<PathBuf>,
     /// Pack the matrices into few bits
     #[arg(short, long)]
     pub(crate) quantize: bool,
     /// Make packed matrices floats again
     #[arg(short, long, conflicts_with = "quantize")]
     pub(crate) dequantize: bool,
+    /// Publish the new folder on the hub under this id, with the token in HF_TOKEN
+    #[arg(long, value_name = "ID")]
+    pub(crate) upload_repo: Option<String>,
+    /// Write a GGUF file for llama.cpp in place of a folder: of phi3, llama and mistral models
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quantize", "dequantize", "upload_repo", "mlx_path", "dtype", "json"])]
+    pub(crate) export_gguf: Option<PathBuf>,
+    /// Numbers of the GGUF file's matrices [default: f16]
+    #[arg(long, value_name = "TYPE", requires = "export_gguf")]
+    pub(crate) gguf_type: Option<GgufTypeArg>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
@@ -423,7 +460,7 @@ pub(crate) struct ConvertArgs {
 /// Arguments of `phi3v quantize`
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// Folder of a checkpoint, in MLX's or Hugging Face's layout
+    /// Folder of a checkpoint, in MLX's or Hugging Face's layout, or a GGUF file
     #[arg(short, long, visible_alias = "hf-path", value_name = "FOLDER")]
     pub(crate) model: PathBuf,
     #[command(flatten)]

@@ -22,6 +22,7 @@ use crate::models;
 use crate::processor::Processor;
 
 mod card;
+pub mod export;
 pub mod report;
 
 /// Positions on which a matrix' sensitivity is measured, each matrix alone.

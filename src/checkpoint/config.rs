@@ -197,6 +197,20 @@ impl ModelFiles {
         }
     }
 
+    /// `tokenizer_config.json` with the chat template, wherever the checkpoint keeps it; null where there is neither.
+    pub fn tokenizer_config(&self) -> Result<Value> {
+        let mut config = match &self.gguf {
+            Some(gguf) => gguf.companions()?.get("tokenizer_config.json").map(|json| serde_json::from_slice(json)),
+            None => read_json(&self.folder.join("tokenizer_config.json"))?.map(Ok),
+        }
+        .transpose()?
+        .unwrap_or_default();
+        if let Some(template) = self.tokenizer.chat_template() {
+            config["chat_template"] = template.into();
+        }
+        Ok(config)
+    }
+
     /// `config.json`'s `model_type`.
     pub fn model_type(&self) -> Result<&str> {
         self.config["model_type"]

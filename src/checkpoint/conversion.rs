@@ -173,6 +173,11 @@ impl<'a> Conversion<'a> {
         matrices
     }
 
+    /// The tensors of the result, in order.
+    pub fn outputs(&self) -> impl Iterator<Item = &TensorSpec> {
+        self.steps.iter().flat_map(|step| &step.outputs)
+    }
+
     /// Writes the result into the folder, all but `config.json`: without it nobody takes the folder for a model.
     /// `progress` is told the bytes of every tensor of the source that is done, and may break off.
     ///
@@ -188,7 +193,7 @@ impl<'a> Conversion<'a> {
             Some(gguf) => gguf.companions()?.iter().try_for_each(|(name, contents)| staging.write(name, contents))?,
             None => companions(&self.files.folder)?.iter().try_for_each(|file| staging.copy(file))?,
         }
-        let outputs: Vec<TensorSpec> = self.steps.iter().flat_map(|step| step.outputs.clone()).collect();
+        let outputs: Vec<TensorSpec> = self.outputs().cloned().collect();
         let mut shards = Shards::create(staging.folder(), &outputs, SHARD_BYTES)?;
         // Copying into the system's file cache takes as long as packing: both at once, with one tensor waiting between.
         let (sender, receiver) = mpsc::sync_channel::<Vec<(String, Array)>>(1);

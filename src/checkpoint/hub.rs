@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use self::cache::{Repo, missing_from, shards};
 pub use self::error::HubError;
 pub use self::settings::HubSettings;
-pub use self::upload::upload;
+pub use self::upload::{check_upload, upload};
 use super::INDEX;
 
 mod cache;

@@ -186,6 +186,11 @@ impl Weights {
         Ok(unpack(&packed, dtype)?)
     }
 
+    /// The same for a module's matrix, packed or not.
+    pub fn release_matrix(&self, path: &str) {
+        ["weight", "scales", "biases"].iter().for_each(|part| self.release(&format!("{path}.{part}")));
+    }
+
     /// Gives the memory of a tensor back that was read; who reads it again reads the file again.
     pub fn release(&self, name: &str) {
         if let Some(stored) = self.tensors.get(name) {

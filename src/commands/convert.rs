@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,8 +11,10 @@ use indicatif::ProgressBar;
 use mlx_quantized::Mode;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::checkpoint::config::QuantizedAs;
-use phi3v::checkpoint::hub::{HubSettings, locate};
+use phi3v::checkpoint::gguf::GgufType;
+use phi3v::checkpoint::hub::{HubSettings, check_upload, locate, upload};
 use phi3v::checkpoint::quantize::{Mixed, Rule};
+use phi3v::convert::export::export_gguf;
 use phi3v::convert::{Event, Method, Options, Outcome, Unit, convert};
 use phi3v::device;
 use serde_json::json;
@@ -21,19 +24,80 @@ use crate::interrupt;
 use crate::ui::Ui;
 
 pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
-    let ConvertArgs { hf_path, revision, quantize, dequantize, target, cpu, output, quantization } = args;
+    let ConvertArgs {
+        hf_path,
+        revision,
+        gguf,
+        quantize,
+        dequantize,
+        upload_repo,
+        export_gguf,
+        gguf_type,
+        target,
+        cpu,
+        output,
+        quantization,
+    } = args;
     if let (false, Some(flag)) = (quantize, quantization.given()) {
         bail!("{flag} says how to quantize; add --quantize, or leave it out");
     }
     let ui = Ui::new(output.quiet, output.verbose);
+    let hub = HubSettings::from_env();
+    if let Some(id) = &upload_repo {
+        check_upload(id, &hub)?;
+    }
     let mut options = Options::new(target.mlx_path.clone());
     options.settings.dequantize = dequantize;
     if quantize {
         add(&mut options, quantization)?;
     }
-    let folder = locate(&hf_path, revision.as_deref(), &HubSettings::from_env(), &ui)?;
-    options.source_name = (folder.as_os_str() != hf_path.as_str()).then_some(hf_path);
-    make(&ModelFiles::read(&folder)?, options, target, &cpu, &ui)
+    let folder = match gguf {
+        Some(file) => file,
+        None => {
+            let folder = locate(&hf_path, revision.as_deref(), &hub, &ui)?;
+            options.source_name = (folder.as_os_str() != hf_path.as_str()).then_some(hf_path);
+            folder
+        }
+    };
+    let files = ModelFiles::read(&folder)?;
+    if let Some(file) = export_gguf {
+        return export(&files, &file, gguf_type.map_or(GgufType::F16, GgufType::from), target.force, &cpu, &ui);
+    }
+    let folder = options.target.clone();
+    let code = make(&files, options, target, &cpu, &ui)?;
+    if let (Some(id), true) = (upload_repo, code == ExitCode::SUCCESS) {
+        let address = upload(&folder, &id, &hub, &ui)?;
+        ui.status(format!("published: {address}"));
+    }
+    Ok(code)
+}
+
+fn export(files: &ModelFiles, file: &Path, kind: GgufType, replace: bool, cpu: &CpuArgs, ui: &Ui) -> Result<ExitCode> {
+    device::use_threads(cpu.threads.map(usize::from))?;
+    interrupt::listen()?;
+    let bar = ui.positions("exporting", 0);
+    let result = export_gguf(files, kind, file, replace, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    finish(result, ui, |()| {
+        let bytes = std::fs::metadata(file)?.len();
+        ui.status(format!("{}: {:.3} GB", file.display(), bytes as f64 / 1e9));
+        Ok(())
+    })
+}
+
+/// What Ctrl-C broke off is no failure, and has a code of its own.
+fn finish<T>(result: Result<T>, ui: &Ui, succeed: impl FnOnce(T) -> Result<()>) -> Result<ExitCode> {
+    match result {
+        Err(error) if interrupt::requested() => {
+            ui.warning(format!("{error:#}"));
+            Ok(ExitCode::from(interrupt::EXIT_CODE))
+        }
+        result => succeed(result?).map(|()| ExitCode::SUCCESS),
+    }
 }
 
 pub(super) fn quantize(args: QuantizeArgs) -> Result<ExitCode> {
@@ -104,16 +168,7 @@ fn make(files: &ModelFiles, mut options: Options, target: TargetArgs, cpu: &CpuA
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    match result {
-        Err(error) if interrupt::requested() => {
-            ui.warning(format!("{error:#}"));
-            Ok(ExitCode::from(interrupt::EXIT_CODE))
-        }
-        result => {
-            print(&result?, &options, started.elapsed().as_secs_f64(), json, ui)?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    finish(result, ui, |outcome| print(&outcome, &options, started.elapsed().as_secs_f64(), json, ui))
 }
 
 fn print(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui) -> Result<()> {

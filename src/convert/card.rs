@@ -1,6 +1,7 @@
 //! The model card, README.md: what the Hub shows of a model, and how to use it.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
@@ -13,9 +14,11 @@ const KEPT: [&str; 5] = ["license", "license_name", "license_link", "language", 
 
 /// A card with the source's licence and name.
 pub(super) fn model_card(files: &ModelFiles, source: Option<&str>, conversion: &Conversion) -> Result<String> {
-    let path = files.folder.join("README.md");
-    let original = match fs::read_to_string(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("cannot read the model card"),
+    let original = match fs::read_to_string(files.folder.join("README.md")) {
+        // A GGUF file is no folder.
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(e).context("cannot read the model card");
+        }
         text => text.unwrap_or_default(),
     };
     let vision = Arch::of(files)?.has_vision;

@@ -45,22 +45,32 @@ const PATIENCE: u32 = 10;
 /// See [`HubError`]. Whatever the error, nothing has been published, except that a commit whose answer got lost may
 /// have been; repeating it does no harm.
 pub fn upload(folder: &Path, id: &str, settings: &HubSettings, progress: &dyn Progress) -> Result<String, HubError> {
-    if !is_id(id) {
-        return Err(HubError::InvalidTarget(id.to_owned()));
-    }
+    check_upload(id, settings)?;
     let files = files::of_model(folder)?;
-    if settings.offline {
-        return Err(HubError::UploadOffline(id.to_owned()));
-    }
-    if settings.token.is_none() {
-        return Err(HubError::NoToken);
-    }
     // No connection is used twice: one that idles while a large file is sent elsewhere may be dead without a sign.
     let adapt = |agent: ureq::AgentBuilder| {
         agent.max_idle_connections(0).timeout_read(settings.timeout.saturating_mul(PATIENCE))
     };
     let upload = Upload { client: Client::new(id, settings, adapt)?, id, progress };
     upload.run(&files).map_err(HubError::of_upload)
+}
+
+/// Finds what is wrong with an upload before there is anything to upload.
+///
+/// # Errors
+///
+/// When the id cannot be one, there is no token, or the network is not to be used.
+pub fn check_upload(id: &str, settings: &HubSettings) -> Result<(), HubError> {
+    if !is_id(id) {
+        return Err(HubError::InvalidTarget(id.to_owned()));
+    }
+    if settings.offline {
+        return Err(HubError::UploadOffline(id.to_owned()));
+    }
+    if settings.token.is_none() {
+        return Err(HubError::NoToken);
+    }
+    Ok(())
 }
 
 /// How the hub wants a file.
