@@ -110,7 +110,8 @@ pub(super) fn baseline(job: &Job, rule: &Rule, judge: &Reference, on_event: &mut
 
 /// The files of a result that is not published yet.
 fn result_files(job: &Job, conversion: &Conversion, staging: &Staging) -> Result<ModelFiles> {
-    Ok(ModelFiles { folder: staging.folder().to_owned(), config: conversion.config()?, ..job.files.clone() })
+    let folder = staging.folder().to_owned();
+    Ok(ModelFiles { folder, gguf: None, config: conversion.config()?, ..job.files.clone() })
 }
 
 fn compare(result: &ModelFiles, judge: &Reference, label: &str, on_event: &mut OnEvent) -> Result<Divergences> {
