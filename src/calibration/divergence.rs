@@ -4,12 +4,10 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::indexing::argmax_axis;
-use mlx_rs::ops::{exp, logsumexp_axis};
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
-use super::Samples;
+use super::{Samples, parallel};
 use crate::engine::sequence::Sequence;
 use crate::models::Model;
 use crate::processor::{Prompt, Segment};
@@ -59,18 +57,20 @@ pub struct Divergences {
 pub struct Reference<'s> {
     samples: &'s Samples,
     /// Of each prompt, `[positions, vocab_size]`, float32.
-    log_probabilities: Vec<Array>,
+    logits: Vec<Array>,
 }
 
 impl<'s> Reference<'s> {
     /// Runs the model.
     pub fn record(model: &dyn Model, samples: &'s Samples, on_prompt: &mut OnPrompt) -> Result<Self> {
-        let mut log_probabilities = Vec::new();
+        let mut recorded = Vec::new();
         for prompt in &samples.prompts {
-            log_probabilities.push(predictions(model, prompt)?);
+            let logits = logits(model, prompt)?;
+            logits.eval()?;
+            recorded.push(logits);
             interruptible(on_prompt(prompt.len()))?;
         }
-        Ok(Self { samples, log_probabilities })
+        Ok(Self { samples, logits: recorded })
     }
 
     /// What they are predictions on.
@@ -81,9 +81,9 @@ impl<'s> Reference<'s> {
     /// How far the predictions of `model` are from these.
     pub fn compare(&self, model: &dyn Model, on_prompt: &mut OnPrompt) -> Result<Divergences> {
         let mut parts: Vec<(bool, Divergence)> = Vec::new();
-        for (prompt, reference) in self.samples.prompts.iter().zip(&self.log_probabilities) {
-            let ours = predictions(model, prompt)?;
-            parts.push((!prompt.images.is_empty(), divergence(reference, &ours)?));
+        for (prompt, reference) in self.samples.prompts.iter().zip(&self.logits) {
+            let divergence = divergence(reference, &logits(model, prompt)?)?;
+            parts.push((!prompt.images.is_empty(), divergence));
             interruptible(on_prompt(prompt.len()))?;
         }
         let of_kind = |images: bool| parts.iter().filter(move |part| part.0 == images).map(|part| &part.1);
@@ -103,9 +103,9 @@ pub(super) fn interruptible(flow: ControlFlow<()>) -> Result<()> {
     Ok(())
 }
 
-/// Logarithms of the probabilities of what follows, `[positions, vocab_size]`, at all positions of a text and at those
-/// after the last picture.
-fn predictions(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
+/// What the model expects to follow, `[positions, vocab_size]`, at all positions of a text and at those after the last
+/// picture.
+fn logits(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
     let mut sequence = Sequence::new(model, prompt, STEP)?;
     let positions = match prompt.segments.last() {
         Some(Segment::Text(ids)) => ids.len(),
@@ -114,16 +114,57 @@ fn predictions(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
     let hidden = sequence.prefill(positions, &mut |_, _| ControlFlow::Continue(()))?;
     let Some(hidden) = hidden else { bail!("interrupted") };
     let hidden = hidden.try_index((0, -(positions as i32).., ..))?; // [positions, hidden_size]
-    let logits = model.logits(&hidden)?.as_dtype(Dtype::Float32)?;
-    let log_probabilities = logits.subtract(logsumexp_axis(&logits, -1, true)?)?;
-    log_probabilities.eval()?;
-    Ok(log_probabilities)
+    Ok(model.logits(&hidden)?.as_dtype(Dtype::Float32)?.contiguous()?)
 }
 
+/// Of logits `[positions, vocab_size]`.
 fn divergence(reference: &Array, ours: &Array) -> Result<Divergence> {
-    let positions = reference.dim(0) as usize;
-    let kl = exp(reference)?.multiply(reference.subtract(ours)?)?.sum(None)?;
-    let same = argmax_axis(reference, -1, None)?.eq(argmax_axis(ours, -1, None)?)?.as_type::<f32>()?.sum(None)?;
-    let mean = |sum: Array| -> Result<f64> { Ok(f64::from(sum.try_item_exact::<f32>()?) / positions as f64) };
-    Ok(Divergence { kl: mean(kl)?, top1_agreement: mean(same)?, positions })
+    let (positions, vocab_size) = (reference.dim(0) as usize, reference.dim(1) as usize);
+    let (reference, ours) = (reference.try_as_slice::<f32>()?, ours.try_as_slice::<f32>()?);
+    let rows = parallel(positions, |row| {
+        let range = row * vocab_size..(row + 1) * vocab_size;
+        let (p, q) = (Distribution::of(&reference[range.clone()]), Distribution::of(&ours[range]));
+        let kl = p.logits.iter().zip(q.logits).map(|(&x, &y)| {
+            let (log_p, log_q) = (x - p.log_sum, y - q.log_sum);
+            f64::from(log_p.exp() * (log_p - log_q))
+        });
+        (kl.sum::<f64>(), p.best == q.best)
+    });
+    let same = rows.iter().filter(|(_, same)| *same).count();
+    let mean = |sum: f64| sum / positions.max(1) as f64;
+    Ok(Divergence { kl: mean(rows.iter().map(|(kl, _)| kl).sum()), top1_agreement: mean(same as f64), positions })
+}
+
+struct Distribution<'a> {
+    logits: &'a [f32],
+    best: usize,
+    /// The logarithm of what the exponentials sum to.
+    log_sum: f32,
+}
+
+impl<'a> Distribution<'a> {
+    fn of(logits: &'a [f32]) -> Self {
+        let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        let sum: f32 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
+        Self { logits, best, log_sum: logits[best] + sum.ln() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_is_by_its_definition() {
+        let logits = |values: &[f32]| Array::from_slice(values, &[2, 2]);
+        // Probabilities 3/4 and 1/4 against 1/2 and 1/2; equal ones in the second row.
+        let three = 3_f32.ln();
+        let found = divergence(&logits(&[three, 0.0, 0.0, 5.0]), &logits(&[7.0, 7.0, -5.0, 0.0])).unwrap();
+        let expected = (0.75 * 1.5_f64.ln() + 0.25 * 0.5_f64.ln()) / 2.0;
+        assert!((found.kl - expected).abs() < 1e-6, "{found:?}");
+        assert_eq!((found.top1_agreement, found.positions), (1.0, 2));
+        let swapped = divergence(&logits(&[0.0, 1.0, 0.0, 1.0]), &logits(&[1.0, 0.0, 0.0, 1.0])).unwrap();
+        assert_eq!(swapped.top1_agreement, 0.5);
+    }
 }

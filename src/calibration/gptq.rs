@@ -16,8 +16,8 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
-use super::Samples;
 use super::divergence::{OnPrompt, interruptible};
+use super::{Samples, parallel};
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::ToPack;
@@ -363,20 +363,6 @@ fn rounded(value: f32, dtype: Dtype) -> f32 {
         Dtype::Float16 => half::f16::from_f32(value).to_f32().max(if value > 0.0 { 6e-8 } else { f32::NEG_INFINITY }),
         _ => value,
     }
-}
-
-/// The results of `work` for each row, computed by all threads.
-fn parallel<T: Send>(rows: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = mlx_cpu::threads().clamp(1, rows.max(1));
-    let share = rows.div_ceil(threads);
-    std::thread::scope(|scope| {
-        let run = |thread: usize| {
-            let work = &work;
-            scope.spawn(move || (thread * share..rows.min((thread + 1) * share)).map(work).collect::<Vec<T>>())
-        };
-        let handles: Vec<_> = (0..threads).map(run).collect();
-        handles.into_iter().flat_map(|handle| handle.join().expect("rounding does not panic")).collect()
-    })
 }
 
 #[cfg(test)]

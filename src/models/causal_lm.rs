@@ -23,20 +23,23 @@ pub(super) struct Config {
     pub rms_norm_eps: f32,
     vocab_size: i32,
     sliding_window: Option<i32>,
+    /// Qwen2 says whether the window above is meant; its window would be of some layers only.
+    use_sliding_window: Option<bool>,
     #[serde(default)]
     tie_word_embeddings: bool,
     #[serde(flatten)]
     rope: RopeConfig,
-    // Only there to be checked.
-    #[serde(rename = "hidden_act")]
-    _hidden_act: HiddenAct,
+    hidden_act: HiddenAct,
 }
 
 /// The activation of the MLPs; others are refused by name.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum HiddenAct {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum HiddenAct {
     Silu,
+    /// Gemma's first files say so and mean the next.
+    Gelu,
+    GeluPytorchTanh,
 }
 
 impl Config {
@@ -49,7 +52,10 @@ impl Config {
     }
 
     /// Sizes that no model has are refused here, so that arithmetic with them cannot overflow.
-    fn check(&self) -> Result<()> {
+    fn check(&self, activations: &[HiddenAct]) -> Result<()> {
+        let act = self.hidden_act;
+        ensure!(activations.contains(&act), "config.json: hidden_act is {act:?}, where this model has {activations:?}");
+        ensure!(self.use_sliding_window != Some(true), "config.json: use_sliding_window: true is not supported");
         let sizes = [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 24),
@@ -89,6 +95,9 @@ impl Step<'_> {
 
 /// A decoder layer.
 pub(super) trait Block {
+    /// The activations that its MLP may have.
+    const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Silu];
+
     /// `[batch, n, hidden_size] -> [batch, n, hidden_size]`
     fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception>;
 }
@@ -96,8 +105,10 @@ pub(super) trait Block {
 /// A decoder with blocks of one kind.
 pub(super) struct CausalLm<B> {
     embed_tokens: Embedding,
-    layers: Vec<B>,
-    norm: RmsNorm,
+    pub layers: Vec<B>,
+    pub norm: RmsNorm,
+    /// What embeddings are multiplied with.
+    pub embed_scale: Option<f32>,
     /// None where the embedding table serves.
     lm_head: Option<Linear>,
     rope: Rope,
@@ -105,10 +116,10 @@ pub(super) struct CausalLm<B> {
     max_position_embeddings: usize,
 }
 
-impl<B> CausalLm<B> {
+impl<B: Block> CausalLm<B> {
     /// Builds the model at `w`, its layers with `block`.
     pub(super) fn load(c: &Config, w: &Scope, block: impl Fn(&Scope) -> B) -> Result<Self> {
-        c.check()?;
+        c.check(B::ACTIVATIONS)?;
         let model = w.pp("model");
         let layers = model.pp("layers");
         Ok(Self {
@@ -117,7 +128,8 @@ impl<B> CausalLm<B> {
             norm: RmsNorm::load(&model.pp("norm"), c.hidden_size, c.rms_norm_eps),
             lm_head: (!c.tie_word_embeddings).then(|| Linear::load(&w.pp("lm_head"), c.hidden_size, c.vocab_size)),
             rope: Rope::new(&c.rope, c.head_dim())?,
-            sliding_window: c.sliding_window.filter(|&window| window > 0),
+            sliding_window: c.sliding_window.filter(|&window| window > 0 && c.use_sliding_window != Some(false)),
+            embed_scale: None,
             max_position_embeddings: c.rope.max_position_embeddings,
         })
     }
@@ -125,7 +137,12 @@ impl<B> CausalLm<B> {
 
 impl<B: Block> Model for CausalLm<B> {
     fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
-        self.embed_tokens.forward(ids)
+        let x = self.embed_tokens.forward(ids)?;
+        match self.embed_scale {
+            // Rounded to the type of the embeddings, as the reference does it.
+            Some(scale) => x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?),
+            None => Ok(x),
+        }
     }
 
     fn new_cache(&self, len: usize) -> Cache {

@@ -1,5 +1,5 @@
-//! Llama 1 to 3, and Mistral, which is the same network with a sliding window.
-//! Reference: transformers, modeling_llama.py and modeling_mistral.py.
+//! Llama 1 to 3, Mistral, which is the same network with a sliding window, and Qwen2, the same with biases.
+//! Reference: transformers, modeling_llama.py, modeling_mistral.py and modeling_qwen2.py.
 
 use anyhow::Result;
 use mlx_rs::Array;
@@ -13,7 +13,7 @@ use crate::checkpoint::quantize::Role;
 use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
-    model_types: &["llama", "mistral"],
+    model_types: &["llama", "mistral", "qwen2"],
     load: |files, w| {
         let c: Config = files.parse()?;
         Ok(Box::new(CausalLm::load(&c, w, |w| Block::load(w, &c))?))
@@ -24,7 +24,7 @@ pub(super) const ARCH: Arch = Arch {
     stop_tokens: &[],
 };
 
-struct Attention {
+pub(super) struct Attention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
@@ -35,7 +35,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(w: &Scope, c: &Config) -> Self {
+    pub(super) fn load(w: &Scope, c: &Config) -> Self {
         let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads(), c.head_dim());
         let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output);
         Self {
@@ -49,7 +49,7 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+    pub(super) fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
         let kv_heads = self.num_key_value_heads;
         let queries = split_heads(&self.q_proj.forward(x)?, self.num_attention_heads)?; // [batch, heads, n, head_dim]
         let keys = split_heads(&self.k_proj.forward(x)?, kv_heads)?; // [batch, kv_heads, n, head_dim]

@@ -2,6 +2,7 @@
 
 mod causal_lm;
 mod clip;
+mod gemma;
 mod llama;
 mod phi3;
 mod phi3_v;
@@ -34,7 +35,7 @@ pub struct Arch {
 }
 
 /// All architectures, one line each.
-const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH];
+const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH, gemma::ARCH];
 
 impl Arch {
     /// The architecture of a checkpoint.

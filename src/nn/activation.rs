@@ -18,6 +18,17 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     if on_cpu() { mlx_cpu::gated(Activation::Silu, gate, up) } else { gate.multiply(sigmoid(gate)?)?.multiply(up) }
 }
 
+/// `gelu(gate) · up` with the approximation of `gelu` by a hyperbolic tangent (Hendrycks and Gimpel 2016, section 2).
+pub fn geglu(gate: &Array, up: &Array) -> Result<Array> {
+    if on_cpu() {
+        return mlx_cpu::gated(Activation::GeluTanh, gate, up);
+    }
+    // tanh(a) = 2 · sigmoid(2 a) - 1
+    let cubic = gate.multiply(gate)?.multiply(scalar(0.044_715, gate)?)?.add(scalar(1.0, gate)?)?;
+    let argument = gate.multiply(cubic)?.multiply(scalar(2.0 * (2.0 / std::f32::consts::PI).sqrt(), gate)?)?;
+    gate.multiply(sigmoid(argument)?)?.multiply(up)
+}
+
 /// `x · Φ(x)` with the exact distribution function (Hendrycks and Gimpel 2016, equation 1).
 pub fn gelu(x: &Array) -> Result<Array> {
     if on_cpu() {

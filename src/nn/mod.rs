@@ -6,7 +6,7 @@ mod linear;
 mod norm;
 mod rope;
 
-pub use activation::{add, gelu, quick_gelu, swiglu};
+pub use activation::{add, geglu, gelu, quick_gelu, swiglu};
 pub use attention::{Mask, attention, split_heads};
 pub use linear::{Embedding, Linear};
 pub use norm::{LayerNorm, RmsNorm};

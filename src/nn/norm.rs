@@ -18,6 +18,12 @@ impl RmsNorm {
         Self { weight: w.get("weight", &[size]), eps }
     }
 
+    /// For weights that are stored less one.
+    pub fn add_one(&mut self) -> Result<()> {
+        self.weight = self.weight.add(Array::from_f32(1.0).as_dtype(self.weight.dtype())?)?;
+        Ok(())
+    }
+
     /// `[.., size] -> [.., size]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
         if on_cpu() {

@@ -36,6 +36,16 @@ fn mistral_passes_with_its_sliding_window() {
 }
 
 #[test]
+fn qwen2_matches() {
+    assert_passes("text/qwen2", &[1, 7, 64, 2048]);
+}
+
+#[test]
+fn gemma_matches() {
+    assert_passes("text/gemma", &[1, 7, 64, 2048]);
+}
+
+#[test]
 fn phi3_v_passes_on_text_and_chats() {
     assert_passes("phi3v-tiny/e_text", &[1, 7, 64, 2048]);
     assert_passes("phi3v-tiny/f_chat", &[1, 7, 64, 2048]);

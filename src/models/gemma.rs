@@ -1,0 +1,84 @@
+//! Gemma: Llama's attention, norms whose weights are stored less one, gated MLPs with GELU, and scaled embeddings.
+//! Reference: transformers, modeling_gemma.py.
+
+use anyhow::Result;
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::Arch;
+use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step};
+use super::llama::Attention;
+use crate::cache::LayerCache;
+use crate::checkpoint::Scope;
+use crate::checkpoint::quantize::Role;
+use crate::nn::{Linear, RmsNorm, add, geglu};
+
+pub(super) const ARCH: Arch = Arch {
+    model_types: &["gemma"],
+    load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
+    remap: |files| Ok(files.parse::<Config>()?.remap()),
+    role: |_| Role::Text,
+    has_vision: false,
+    stop_tokens: &["<end_of_turn>"],
+};
+
+fn load(c: &Config, w: &Scope) -> Result<CausalLm<Block>> {
+    let mut model = CausalLm::load(c, w, |w| Block::load(w, c))?;
+    for norm in model.layers.iter_mut().flat_map(Block::norms).chain([&mut model.norm]) {
+        norm.add_one()?;
+    }
+    model.embed_scale = Some((c.hidden_size as f32).sqrt());
+    Ok(model)
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(w: &Scope, c: &Config) -> Self {
+        Self {
+            gate_proj: Linear::load(&w.pp("gate_proj"), c.hidden_size, c.intermediate_size),
+            up_proj: Linear::load(&w.pp("up_proj"), c.hidden_size, c.intermediate_size),
+            down_proj: Linear::load(&w.pp("down_proj"), c.intermediate_size, c.hidden_size),
+        }
+    }
+
+    fn forward(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.forward(&geglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
+    }
+}
+
+struct Block {
+    self_attn: Attention,
+    mlp: Mlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+impl Block {
+    fn load(w: &Scope, c: &Config) -> Self {
+        let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
+        Self {
+            self_attn: Attention::load(&w.pp("self_attn"), c),
+            mlp: Mlp::load(&w.pp("mlp"), c),
+            input_layernorm: norm("input_layernorm"),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+        }
+    }
+
+    fn norms(&mut self) -> [&mut RmsNorm; 2] {
+        [&mut self.input_layernorm, &mut self.post_attention_layernorm]
+    }
+}
+
+impl causal_lm::Block for Block {
+    const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Gelu, HiddenAct::GeluPytorchTanh];
+
+    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+}
