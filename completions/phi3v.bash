@@ -19,6 +19,9 @@ _phi3v() {
             phi3v,completions)
                 cmd="phi3v__subcmd__completions"
                 ;;
+            phi3v,convert)
+                cmd="phi3v__subcmd__convert"
+                ;;
             phi3v,generate)
                 cmd="phi3v__subcmd__generate"
                 ;;
@@ -28,11 +31,17 @@ _phi3v() {
             phi3v,man)
                 cmd="phi3v__subcmd__man"
                 ;;
+            phi3v,quantize)
+                cmd="phi3v__subcmd__quantize"
+                ;;
             phi3v,verify)
                 cmd="phi3v__subcmd__verify"
                 ;;
             phi3v__subcmd__help,completions)
                 cmd="phi3v__subcmd__help__subcmd__completions"
+                ;;
+            phi3v__subcmd__help,convert)
+                cmd="phi3v__subcmd__help__subcmd__convert"
                 ;;
             phi3v__subcmd__help,generate)
                 cmd="phi3v__subcmd__help__subcmd__generate"
@@ -42,6 +51,9 @@ _phi3v() {
                 ;;
             phi3v__subcmd__help,man)
                 cmd="phi3v__subcmd__help__subcmd__man"
+                ;;
+            phi3v__subcmd__help,quantize)
+                cmd="phi3v__subcmd__help__subcmd__quantize"
                 ;;
             phi3v__subcmd__help,verify)
                 cmd="phi3v__subcmd__help__subcmd__verify"
@@ -53,7 +65,7 @@ _phi3v() {
 
     case "${cmd}" in
         phi3v)
-            opts="-h -V --help --version generate verify completions man help"
+            opts="-h -V --help --version generate convert quantize verify completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -73,6 +85,92 @@ _phi3v() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        phi3v__subcmd__convert)
+            opts="-q -d -q -v -h -V --model --hf-path --revision --gguf --quantize --dequantize --upload-repo --export-gguf --gguf-type --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --hf-path)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --revision)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --gguf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upload-repo)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --export-gguf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --gguf-type)
+                    COMPREPLY=($(compgen -W "f16 q8_0 q4_0" -- "${cur}"))
+                    return 0
+                    ;;
+                --mlx-path)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dtype)
+                    COMPREPLY=($(compgen -W "auto float32 float16 bfloat16" -- "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-bits)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-group-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-mode)
+                    COMPREPLY=($(compgen -W "affine mxfp4 nvfp4 mxfp8" -- "${cur}"))
+                    return 0
+                    ;;
+                --quant-predicate)
+                    COMPREPLY=($(compgen -W "mixed_2_6 mixed_3_4 mixed_3_6 mixed_4_6 mixed_4_8" -- "${cur}"))
+                    return 0
+                    ;;
+                --q-override)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --quant-method)
+                    COMPREPLY=($(compgen -W "rtn gptq" -- "${cur}"))
+                    return 0
+                    ;;
+                --target-bpw)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --calibration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -207,7 +305,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__help)
-            opts="generate verify completions man help"
+            opts="generate convert quantize verify completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -221,6 +319,20 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        phi3v__subcmd__help__subcmd__convert)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -276,6 +388,20 @@ _phi3v() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        phi3v__subcmd__help__subcmd__quantize)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         phi3v__subcmd__help__subcmd__verify)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -297,6 +423,76 @@ _phi3v() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        phi3v__subcmd__quantize)
+            opts="-m -q -v -h -V --hf-path --model --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --model)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hf-path)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -m)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mlx-path)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dtype)
+                    COMPREPLY=($(compgen -W "auto float32 float16 bfloat16" -- "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-bits)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-group-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --q-mode)
+                    COMPREPLY=($(compgen -W "affine mxfp4 nvfp4 mxfp8" -- "${cur}"))
+                    return 0
+                    ;;
+                --quant-predicate)
+                    COMPREPLY=($(compgen -W "mixed_2_6 mixed_3_4 mixed_3_6 mixed_4_6 mixed_4_8" -- "${cur}"))
+                    return 0
+                    ;;
+                --q-override)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --quant-method)
+                    COMPREPLY=($(compgen -W "rtn gptq" -- "${cur}"))
+                    return 0
+                    ;;
+                --target-bpw)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --calibration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -27,6 +27,8 @@ end
 complete -c phi3v -n "__fish_phi3v_needs_command" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "man" -d 'Write the man pages into a folder'
@@ -36,7 +38,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint is stored'
 float32\t'32-bit floats: exact, twice the memory'
@@ -61,6 +63,77 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s q -l quiet -d '
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf -d 'A GGUF file in place of a checkpoint\'s folder' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l upload-repo -d 'Publish the new folder on the hub under this id, with the token in HF_TOKEN' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l export-gguf -d 'Write a GGUF file for llama.cpp in place of a folder: of phi3, llama and mistral models' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf-type -d 'Numbers of the GGUF file\'s matrices [default: f16]' -r -f -a "f16\t'16-bit floats'
+q8_0\t'8 bits in groups of 32'
+q4_0\t'4 bits in groups of 32'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l mlx-path -d 'The new folder' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint is stored'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l q-bits -d 'Bits of a weight: 2, 3, 4, 5, 6 or 8 [default: 4, of mxfp8 8]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l q-group-size -d 'Consecutive weights that share a scale: 32, 64 or 128 [default: 64, of mxfp4 and mxfp8 32, of nvfp4 16]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l q-mode -d 'Number format [default: affine]' -r -f -a "affine\t'Integers with a scale and an offset for each group: 2 to 8 bits'
+mxfp4\t'OCP\'s 4-bit floats in groups of 32'
+nvfp4\t'NVIDIA\'s 4-bit floats in groups of 16'
+mxfp8\t'OCP\'s 8-bit floats in groups of 32'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quant-predicate -d 'A recipe: few bits for most matrices, more for those whose errors hurt most' -r -f -a "mixed_2_6\t''
+mixed_3_4\t''
+mixed_3_6\t''
+mixed_4_6\t''
+mixed_4_8\t''"
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l q-override -d 'Other bits for modules whose path matches, as \'lm_head=8\', \'layers\\.[01]\\.=6:32\' or \'down_proj=none\'' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quant-method -d 'How numbers are rounded: gptq takes minutes, and costs less accuracy [default: rtn]' -r -f -a "rtn\t'Each to the nearest'
+gptq\t'So that errors make up for one another on the inputs that a matrix gets (GPTQ)'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l target-bpw -d 'Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l calibration -d 'Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s q -l quantize -d 'Pack the matrices into few bits'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s d -l dequantize -d 'Make packed matrices floats again'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l force -d 'Replace the folder if it is a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l json -d 'Print one JSON object with sizes and figures'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quantize-vision -d 'Pack the part that sees, too'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l report -d 'Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s m -l model -l hf-path -d 'Folder of a checkpoint, in MLX\'s or Hugging Face\'s layout, or a GGUF file' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l mlx-path -d 'The new folder' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint is stored'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l q-bits -d 'Bits of a weight: 2, 3, 4, 5, 6 or 8 [default: 4, of mxfp8 8]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l q-group-size -d 'Consecutive weights that share a scale: 32, 64 or 128 [default: 64, of mxfp4 and mxfp8 32, of nvfp4 16]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l q-mode -d 'Number format [default: affine]' -r -f -a "affine\t'Integers with a scale and an offset for each group: 2 to 8 bits'
+mxfp4\t'OCP\'s 4-bit floats in groups of 32'
+nvfp4\t'NVIDIA\'s 4-bit floats in groups of 16'
+mxfp8\t'OCP\'s 8-bit floats in groups of 32'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quant-predicate -d 'A recipe: few bits for most matrices, more for those whose errors hurt most' -r -f -a "mixed_2_6\t''
+mixed_3_4\t''
+mixed_3_6\t''
+mixed_4_6\t''
+mixed_4_8\t''"
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l q-override -d 'Other bits for modules whose path matches, as \'lm_head=8\', \'layers\\.[01]\\.=6:32\' or \'down_proj=none\'' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quant-method -d 'How numbers are rounded: gptq takes minutes, and costs less accuracy [default: rtn]' -r -f -a "rtn\t'Each to the nearest'
+gptq\t'So that errors make up for one another on the inputs that a matrix gets (GPTQ)'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l target-bpw -d 'Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l calibration -d 'Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l force -d 'Replace the folder if it is a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l json -d 'Print one JSON object with sizes and figures'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quantize-vision -d 'Pack the part that sees, too'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l report -d 'Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s m -l model -d 'Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s g -l golden -d 'Folder with recordings of the reference implementation; folders below it are searched, too' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l prefill-step-size -d 'Prefill in steps of so many positions; several, separated by commas, must all give the same' -r
@@ -74,8 +147,10 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -16,7 +16,7 @@ use crate::calibration::sensitivity::{Sensitivities, coarse_bits};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes, ToPack, round_to_nearest};
 use crate::checkpoint::quantize::Rule;
-use crate::checkpoint::staging::Staging;
+use crate::checkpoint::staging::{Staging, write_file};
 use crate::checkpoint::{ModelFiles, Weights};
 use crate::models;
 use crate::processor::Processor;
@@ -124,14 +124,11 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     let mut job = Job { files, weights: &weights, options, settings: options.settings.clone() };
     // Whether it is possible, before anything slow.
     let conversion = job.conversion()?;
-    if conversion.repacked > 0 {
-        let message = format!(
-            "{} matrices are quantized already; quantizing them again adds to the error: take the original model if you can",
-            conversion.repacked
-        );
-        let _ = on_event(Event::Warning(message));
+    for warning in conversion.warnings() {
+        let _ = on_event(Event::Warning(warning));
     }
     let staging = Staging::begin(&options.target, options.replace)?;
+    let folder = staging.folder();
     let samples = job.samples()?;
 
     if let (Some(target), Some((guide, _))) = (options.target_bpw, &samples) {
@@ -139,19 +136,20 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     }
     let conversion = job.conversion()?;
     match (options.method, &samples) {
-        (Method::Gptq, Some((guide, _))) => job.write_guided(&conversion, &staging, guide, on_event)?,
-        _ => write(&conversion, &staging, "converting", on_event)?,
+        (Method::Gptq, Some((guide, _))) => job.write_guided(&conversion, folder, guide, on_event)?,
+        _ => write(&conversion, folder, "converting", on_event)?,
     }
     let report = match &samples {
-        Some((_, judge)) if options.report => Some(job.report(&conversion, &staging, judge, on_event)?),
+        Some((_, judge)) if options.report => Some(job.report(&conversion, folder, judge, on_event)?),
         _ => None,
     };
     if let Some(report) = &report {
-        staging.write(report::FILE, format!("{:#}\n", serde_json::to_value(report)?).as_bytes())?;
+        write_file(folder, report::FILE, format!("{:#}\n", serde_json::to_value(report)?).as_bytes())?;
     }
-    staging.write("README.md", card::model_card(files, options.source_name.as_deref(), &conversion)?.as_bytes())?;
+    let card = card::model_card(files, options.source_name.as_deref(), &conversion)?;
+    write_file(folder, "README.md", card.as_bytes())?;
     // Last: without it nobody takes the folder for a model.
-    staging.write("config.json", format!("{:#}\n", conversion.config()?).as_bytes())?;
+    write_file(folder, "config.json", format!("{:#}\n", conversion.config()?).as_bytes())?;
     staging.publish()?;
     Ok(Outcome { sizes: conversion.sizes, report })
 }
@@ -168,9 +166,10 @@ impl<'a> Job<'a> {
             return Ok(None);
         }
         let processor = Processor::read(self.files)?;
+        let longest = self.files.max_position_embeddings()?;
         let samples = match calibration {
-            Some(path) => Samples::read(path, &processor)?,
-            None => Samples::built_in(&processor)?,
+            Some(path) => Samples::read(path, &processor, longest)?,
+            None => Samples::built_in(&processor, longest)?,
         };
         let (guide, judge) = samples.split();
         Ok(Some((guide.up_to(GUIDE_POSITIONS), judge.up_to(REPORT_POSITIONS))))
@@ -179,13 +178,12 @@ impl<'a> Job<'a> {
     /// Bits for each matrix, so that the whole has `target` bits per weight.
     fn choose_bits(&mut self, target: f64, guide: &Samples, on_event: &mut OnEvent) -> Result<()> {
         let conversion = self.conversion()?;
-        ensure!(
-            conversion.repacked == 0,
-            "--target-bpw measures against the original model, and this one is quantized"
-        );
+        let packed = self.files.quantization()?.is_some();
+        ensure!(!packed, "--target-bpw measures against the original model, and this one is quantized");
         let rule = self.settings.rule.as_mut().context("--target-bpw is about quantizing")?;
         ensure!(rule.default.mode == Mode::Affine, "--target-bpw chooses bits of affine quantization");
-        let matrices = conversion.to_pack();
+        let mut matrices = conversion.to_pack();
+        matrices.retain(|matrix| !rule.is_exception(&matrix.path));
         let parameters = conversion.sizes.parameters as f64;
         let in_bits = |bits| QuantizedAs { bits, ..rule.default };
         let size = |bits| matrices.iter().map(|matrix| matrix.size(in_bits(bits))).sum::<f64>();
@@ -211,7 +209,7 @@ impl<'a> Job<'a> {
     fn write_guided(
         &self,
         conversion: &Conversion,
-        staging: &Staging,
+        folder: &Path,
         guide: &Samples,
         on_event: &mut OnEvent,
     ) -> Result<()> {
@@ -226,23 +224,23 @@ impl<'a> Job<'a> {
         let mut pack = |path: &str, matrix: &Array, packing: QuantizedAs| {
             gptq.pack(path, matrix, packing, &mut |positions| tell(positions))
         };
-        conversion.write(staging, &mut pack, |_| tell(0))
+        conversion.write(folder, &mut pack, |_| tell(0))
     }
 
     /// Measures what the conversion cost, and what the plainest quantization would cost where it is another one.
     fn report(
         &self,
         conversion: &Conversion,
-        staging: &Staging,
+        folder: &Path,
         judge: &Samples,
         on_event: &mut OnEvent,
     ) -> Result<Report> {
         let judge = report::reference(self.files, judge, on_event)?;
-        let report = report::measure(self, conversion, staging, &judge, on_event)?;
+        let report = report::measure(self, conversion, folder, &judge, on_event)?;
         let plain = |rule: &Rule| rule.mixed.is_none() && rule.overrides.is_empty() && rule.chosen.is_empty();
         let baseline = match &self.settings.rule {
             Some(rule) if !plain(rule) || self.options.method != Method::Nearest => {
-                Some(report::baseline(self, rule, &judge, on_event)?)
+                Some(report::baseline(self, folder, rule, &judge, on_event)?)
             }
             _ => None,
         };
@@ -250,10 +248,10 @@ impl<'a> Job<'a> {
     }
 }
 
-fn write(conversion: &Conversion, staging: &Staging, label: &str, on_event: &mut OnEvent) -> Result<()> {
+fn write(conversion: &Conversion, folder: &Path, label: &str, on_event: &mut OnEvent) -> Result<()> {
     let _ = on_event(Event::Stage(label, Unit::Bytes, conversion.sizes.source_bytes));
     let mut done = 0;
-    conversion.write(staging, &mut round_to_nearest, |bytes| {
+    conversion.write(folder, &mut round_to_nearest, |bytes| {
         done += bytes;
         on_event(Event::Done(done))
     })

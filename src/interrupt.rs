@@ -6,15 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) const EXIT_CODE: u8 = 130;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static HEARD: AtomicBool = AtomicBool::new(true);
 
 /// Begins to listen. Commands that can end early call this, once.
 pub(crate) fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) || !HEARD.load(Ordering::SeqCst) {
             std::process::exit(EXIT_CODE.into());
         }
     })?;
     Ok(())
+}
+
+/// From now on Ctrl-C ends the process at once: nobody asks any more, and nothing would be lost.
+pub(crate) fn stop_listening() {
+    HEARD.store(false, Ordering::SeqCst);
 }
 
 /// Whether Ctrl-C was pressed.

@@ -47,9 +47,11 @@ impl Divergence {
 pub struct Divergences {
     /// Over all positions.
     pub all: Divergence,
-    /// Of prompts without pictures.
-    pub text: Divergence,
-    /// Of prompts with pictures; the positions after them.
+    /// Of prompts without pictures, if there are such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<Divergence>,
+    /// Of prompts with pictures, if there are such; the positions after them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Divergence>,
 }
 
@@ -86,12 +88,12 @@ impl<'s> Reference<'s> {
             parts.push((!prompt.images.is_empty(), divergence));
             interruptible(on_prompt(prompt.len()))?;
         }
-        let of_kind = |images: bool| parts.iter().filter(move |part| part.0 == images).map(|part| &part.1);
-        Ok(Divergences {
-            all: Divergence::mean(parts.iter().map(|part| &part.1)),
-            text: Divergence::mean(of_kind(false)),
-            images: of_kind(true).next().is_some().then(|| Divergence::mean(of_kind(true))),
-        })
+        let of_kind = |images: bool| {
+            let parts = || parts.iter().filter(move |part| part.0 == images).map(|part| &part.1);
+            parts().next().is_some().then(|| Divergence::mean(parts()))
+        };
+        let all = Divergence::mean(parts.iter().map(|part| &part.1));
+        Ok(Divergences { all, text: of_kind(false), images: of_kind(true) })
     }
 }
 
@@ -126,7 +128,8 @@ fn divergence(reference: &Array, ours: &Array) -> Result<Divergence> {
         let (p, q) = (Distribution::of(&reference[range.clone()]), Distribution::of(&ours[range]));
         let kl = p.logits.iter().zip(q.logits).map(|(&x, &y)| {
             let (log_p, log_q) = (x - p.log_sum, y - q.log_sum);
-            f64::from(log_p.exp() * (log_p - log_q))
+            // What is impossible adds nothing.
+            if log_p == f32::NEG_INFINITY { 0.0 } else { f64::from(log_p.exp() * (log_p - log_q)) }
         });
         (kl.sum::<f64>(), p.best == q.best)
     });

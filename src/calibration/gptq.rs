@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::concatenate;
@@ -27,8 +27,9 @@ use crate::models;
 
 /// Bytes of second moments held at a time; more matrices take another run over the samples.
 const BUDGET: usize = 2 << 30;
-/// Share of the mean diagonal that is added to it, as in the paper.
-const DAMPING: f32 = 0.01;
+/// Shares of the mean diagonal that are added to it: the first as in the paper, the others where that is too little for
+/// inputs that are almost multiples of one another.
+const DAMPING: [f32; 3] = [0.01, 0.1, 1.0];
 /// Columns factored at a time.
 const BLOCK: usize = 128;
 /// How far a group's range is narrowed to find the one with the least error.
@@ -138,7 +139,8 @@ fn add(sums: &mut BTreeMap<String, Array>, path: &str, x: &Array) -> Result<(), 
 pub fn round(matrix: &Array, moments: &Array, packing: QuantizedAs) -> Result<Packed> {
     let (rows, columns) = (matrix.dim(0) as usize, matrix.dim(1) as usize);
     let group = packing.group_size as usize;
-    let factors = Factors::of(moments)?;
+    let mut damped = DAMPING.iter().map(|&damping| Factors::of(moments, damping));
+    let factors = damped.find_map(Result::transpose).context("the second moments of its inputs are no numbers")??;
     let weights = matrix.as_dtype(Dtype::Float32)?;
     let mut grid = Grid { matrix, packing, integers: vec![0; rows * columns], scales: Vec::new(), biases: Vec::new() };
     let mut errors: Option<Array> = None; // W − Ŵ so far, [rows, columns so far]
@@ -169,17 +171,18 @@ struct Factors {
 }
 
 impl Factors {
-    /// By Cholesky's factorization of the moments in reversed order of rows and columns.
-    fn of(moments: &Array) -> Result<Self> {
+    /// By Cholesky's factorization of the moments in reversed order of rows and columns, the diagonal raised by this share
+    /// of its mean. None where that is not positive definite.
+    fn of(moments: &Array, damping: f32) -> Result<Option<Self>> {
         let input = moments.dim(0) as usize;
         let stored = moments.contiguous()?;
         let stored = stored.try_as_slice::<f32>()?;
         let mean = (0..input).map(|i| stored[i * input + i]).sum::<f32>() / input as f32;
         // Inputs that were always zero say nothing of their columns.
-        let damping = if mean > 0.0 { DAMPING * mean } else { 1.0 };
+        let damping = if mean > 0.0 { damping * mean } else { 1.0 };
         let mut reversed: Vec<f32> = stored.iter().rev().copied().collect();
         (0..input).for_each(|i| reversed[i * input + i] += damping);
-        let lower = cholesky(&Array::from_slice(&reversed, moments.shape()))?;
+        let Some(lower) = cholesky(&Array::from_slice(&reversed, moments.shape()))? else { return Ok(None) };
         let lower = lower.try_as_slice::<f32>()?;
 
         let at = |row: usize, column: usize| lower[(input - 1 - row) * input + input - 1 - column];
@@ -190,7 +193,7 @@ impl Factors {
             }
         }
         let diagonal = (0..input).map(|i| at(i, i).powi(2)).collect();
-        Ok(Self { upper, diagonal, input })
+        Ok(Some(Self { upper, diagonal, input }))
     }
 
     /// What is above these columns' own square, `[begin, columns]`.
@@ -202,8 +205,8 @@ impl Factors {
 }
 
 /// `L` with `L Lᵀ = a`, lower triangular, for a positive definite `a` `[n, n]`; some columns at a time, so that most of
-/// the work is in matrix products.
-fn cholesky(a: &Array) -> Result<Array> {
+/// the work is in matrix products. None for an `a` that is not positive definite.
+fn cholesky(a: &Array) -> Result<Option<Array>> {
     let n = a.dim(0) as usize;
     let mut lower: Option<Array> = None; // [n, columns so far]
     for begin in (0..n).step_by(BLOCK) {
@@ -218,7 +221,9 @@ fn cholesky(a: &Array) -> Result<Array> {
         let panel = panel.contiguous()?;
         let mut columns = vec![0.0; n * (end - begin)];
         columns[begin * (end - begin)..].copy_from_slice(panel.try_as_slice::<f32>()?);
-        factor_panel(&mut columns[begin * (end - begin)..], end - begin)?;
+        if !factor_panel(&mut columns[begin * (end - begin)..], end - begin) {
+            return Ok(None);
+        }
         let columns = Array::from_slice(&columns, &[n as i32, to - from]);
         lower = Some(match lower {
             Some(lower) => concatenate(&[lower, columns], 1)?,
@@ -226,23 +231,26 @@ fn cholesky(a: &Array) -> Result<Array> {
         });
         lower.iter().try_for_each(Array::eval)?;
     }
-    lower.ok_or_else(|| anyhow::anyhow!("a matrix without rows"))
+    Ok(lower)
 }
 
-/// Columns of `L` in place of what is left of `a` in them: the square on top first, then each row below.
-fn factor_panel(panel: &mut [f32], width: usize) -> Result<()> {
+/// Columns of `L` in place of what is left of `a` in them: the square on top first, then each row below. Whether that is
+/// possible.
+fn factor_panel(panel: &mut [f32], width: usize) -> bool {
     let (square, below) = panel.split_at_mut(width * width);
     for row in 0..width {
         let (done, rest) = square.split_at_mut(row * width);
         solve_row(&mut rest[..width], done, row, width);
         let rest = &mut rest[..width];
         let pivot = rest[row] - rest[..row].iter().map(|x| x * x).sum::<f32>();
-        ensure!(pivot > 0.0, "the inputs' second moments are not positive definite; give more or other samples");
+        if pivot.is_nan() || pivot <= 0.0 {
+            return false;
+        }
         rest[row] = pivot.sqrt();
         rest[row + 1..].fill(0.0);
     }
     below.chunks_mut(width).for_each(|row| solve_row(row, square, width, width));
-    Ok(())
+    true
 }
 
 /// The first `count` of a row of `L`, given those rows above that have them.
@@ -390,11 +398,11 @@ mod tests {
     #[test]
     fn the_factors_make_up_the_moments() {
         let (_, moments) = inputs();
-        let Factors { upper, diagonal, input } = Factors::of(&moments).unwrap();
+        let Factors { upper, diagonal, input } = Factors::of(&moments, DAMPING[0]).unwrap().unwrap();
         let n = input as i32;
         let unit = Array::from_slice(&upper, &[n, n]).add(Array::eye::<f32>(n, None, None).unwrap()).unwrap();
         let scaled = unit.multiply(Array::from_slice(&diagonal, &[1, n])).unwrap();
-        let damping = DAMPING * moments.diag(None).unwrap().sum(None).unwrap().item_exact::<f32>() / n as f32;
+        let damping = DAMPING[0] * moments.diag(None).unwrap().sum(None).unwrap().item_exact::<f32>() / n as f32;
         let damped = Array::eye::<f32>(n, None, None).unwrap().multiply(Array::from_f32(damping)).unwrap();
         let expected = moments.add(damped).unwrap();
         let difference = norm(&scaled.matmul(unit.t()).unwrap().subtract(&expected).unwrap());

@@ -31,15 +31,17 @@ pub struct Samples {
 
 impl Samples {
     /// Some texts of many kinds and, for models with vision, a photo.
-    pub fn built_in(processor: &Processor) -> Result<Self> {
+    ///
+    /// `longest` is the model's context.
+    pub fn built_in(processor: &Processor, longest: usize) -> Result<Self> {
         let picture = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(PICTURE)));
         let pictures = if processor.has_vision() { vec![picture()] } else { Vec::new() };
-        Self::make(TEXTS, &pictures, processor)
+        Self::make(TEXTS, &pictures, processor, longest)
     }
 
     /// A file of text, a picture, or a folder of such: the lines of `*.txt` one after the other, and a question about
     /// each picture.
-    pub fn read(path: &Path, processor: &Processor) -> Result<Self> {
+    pub fn read(path: &Path, processor: &Processor, longest: usize) -> Result<Self> {
         let files = if path.is_dir() { files_in(path)? } else { vec![path.to_owned()] };
         let (mut text, mut pictures) = (String::new(), Vec::new());
         for file in files {
@@ -53,16 +55,17 @@ impl Samples {
             }
         }
         ensure!(processor.has_vision() || pictures.is_empty(), "{}: this model takes no pictures", path.display());
-        let samples = Self::make(&text, &pictures, processor)?;
+        let samples = Self::make(&text, &pictures, processor, longest)?;
         ensure!(!samples.prompts.is_empty(), "{} holds neither text nor pictures", path.display());
         Ok(samples)
     }
 
-    fn make(text: &str, pictures: &[ImageSource], processor: &Processor) -> Result<Self> {
+    fn make(text: &str, pictures: &[ImageSource], processor: &Processor, longest: usize) -> Result<Self> {
         let tokenizer = &processor.tokenizer;
         let start = tokenizer.encode("", true)?; // a BOS, for most
         let ids = tokenizer.encode(text.trim(), false)?;
-        let windows = ids.chunks(WINDOW).map(|window| {
+        let window = WINDOW.min(longest.saturating_sub(1)).saturating_sub(start.len()).max(1);
+        let windows = ids.chunks(window).map(|window| {
             let ids = start.iter().chain(window).copied().collect();
             Prompt { text: String::new(), segments: vec![Segment::Text(ids)], images: Vec::new() }
         });
@@ -94,18 +97,23 @@ impl Samples {
         (Self { prompts: guide }, Self { prompts: judge })
     }
 
-    /// The first pictures and texts that fit into so many positions, at least one.
+    /// The first that fit into so many positions: pictures into half of them, texts into what is left; at least one of each
+    /// kind.
     #[must_use]
     pub fn up_to(&self, positions: usize) -> Self {
-        let mut prompts = self.prompts.clone();
-        prompts.sort_by_key(|prompt| prompt.images.is_empty()); // there are fewer pictures
         let mut left = positions;
-        let mut first = true;
-        prompts.retain(|prompt| {
-            let fits = std::mem::take(&mut first) || prompt.len() <= left;
-            left = left.saturating_sub(if fits { prompt.len() } else { 0 });
-            fits
-        });
+        let mut prompts = Vec::new();
+        for (pictures, share) in [(true, positions / 2), (false, positions)] {
+            let mut room = share.min(left);
+            let of_kind = self.prompts.iter().filter(|prompt| prompt.images.is_empty() != pictures);
+            for (i, prompt) in of_kind.enumerate() {
+                if i == 0 || prompt.len() <= room {
+                    room = room.saturating_sub(prompt.len());
+                    left = left.saturating_sub(prompt.len());
+                    prompts.push(prompt.clone());
+                }
+            }
+        }
         Self { prompts }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mlx_quantized::Mode;
 
 use super::Samples;
@@ -36,6 +36,7 @@ impl Sensitivities {
         let go_on = &mut |_| ControlFlow::Continue(());
         let original = models::build(files, models::weights(files, None)?)?;
         let reference = Reference::record(original.as_ref(), samples, go_on)?;
+        drop(original);
         let mut kl = BTreeMap::new();
         for (done, candidate) in candidates.iter().enumerate() {
             super::divergence::interruptible(progress(done))?;
@@ -45,7 +46,9 @@ impl Sensitivities {
             let coarse = unpack(&pack(&matrix, packing)?, matrix.dtype())?;
             let model = models::build(files, weights.replace(name, coarse))?;
             let measured = reference.compare(model.as_ref(), go_on)?.all.kl;
-            kl.insert(candidate.path.clone(), measured.max(0.0));
+            let (path, bits) = (&candidate.path, packing.bits);
+            ensure!(measured.is_finite(), "{path} in {bits} bits makes predictions that are no numbers");
+            kl.insert(path.clone(), measured.max(0.0));
             drop(model);
             mlx_rs::memory::clear_cache()?;
         }
@@ -87,12 +90,15 @@ pub fn coarse_bits(target: f64) -> i32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use mlx_rs::Dtype;
+
     use super::*;
 
     #[test]
     fn bits_go_where_they_save_most() {
         let packing = QuantizedAs { group_size: 64, bits: 4, mode: Mode::Affine };
-        let candidate = |path: &str, output| ToPack { path: path.to_owned(), output, input: 1, packing };
+        let candidate =
+            |path: &str, output| ToPack { path: path.to_owned(), output, input: 1, packing, scales: Dtype::Bfloat16 };
         let candidates = [candidate("calm", 1000), candidate("touchy", 1000), candidate("large", 100_000)];
         let kl = [("calm", 0.001), ("touchy", 1.0), ("large", 0.5)].map(|(path, kl)| (path.to_owned(), kl));
         let sensitivities = Sensitivities { bits: 3, kl: kl.into() };

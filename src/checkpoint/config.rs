@@ -282,14 +282,6 @@ fn affine() -> Mode {
     Mode::Affine
 }
 
-impl QuantizedAs {
-    /// Bits of one weight, with its part of the group's scale and bias.
-    pub fn bits_per_weight(&self) -> f64 {
-        let overhead = if self.mode == Mode::Affine { 32 } else { 8 };
-        f64::from(self.bits) + f64::from(overhead) / f64::from(self.group_size)
-    }
-}
-
 /// `config.json`'s `quantization`: the rule and its exceptions by module path.
 #[derive(Debug, Clone)]
 pub struct Quantization {
@@ -305,13 +297,14 @@ impl Quantization {
         if let Some(method) = fields.get("quant_method") {
             bail!("quantized by {method}, which is not MLX's format; use the unquantized checkpoint");
         }
-        let default: QuantizedAs = parse(value)?;
+        let default = parse::<QuantizedAs>(value)?.check()?;
         let mut overrides = BTreeMap::new();
         // `false` stands for a module left as it was; that it has no scales says so already.
         for (path, value) in fields.iter().filter(|(_, value)| value.is_object()) {
             let mut merged = json!({ "group_size": default.group_size, "bits": default.bits });
             merged.as_object_mut().expect("made as an object").extend(value.as_object().cloned().unwrap_or_default());
-            overrides.insert(path.clone(), parse(&merged).with_context(|| path.clone())?);
+            let packing = parse::<QuantizedAs>(&merged).and_then(QuantizedAs::check).with_context(|| path.clone())?;
+            overrides.insert(path.clone(), packing);
         }
         Ok(Self { default, overrides })
     }

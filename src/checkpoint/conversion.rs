@@ -1,13 +1,14 @@
 //! A checkpoint folder from another: one pass over the tensors, each cast, packed or unpacked and written before the next is
 //! read. No model is built. Headers tell what will come out, so it is all known, and checked, before the first tensor.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use mlx_mmap::item_size;
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use super::config::{Quantization, QuantizedAs};
 use super::quantize::{Matrix, Role, Rule, pack};
 use super::save::{SHARD_BYTES, Shards, TensorSpec};
-use super::staging::Staging;
+use super::staging::{copy_file, write_file};
 use super::weights::Entry;
 use super::{ModelFiles, Weights};
 use crate::models::Arch;
@@ -62,6 +63,8 @@ pub struct ToPack {
     pub input: i32,
     /// How it will be packed.
     pub packing: QuantizedAs,
+    /// The type of its scales and biases.
+    pub scales: Dtype,
 }
 
 impl ToPack {
@@ -70,9 +73,11 @@ impl ToPack {
         f64::from(self.output) * f64::from(self.input)
     }
 
-    /// Bits that it takes when packed like this.
+    /// Bits that it takes when packed like this, which is of the same kind.
     pub fn size(&self, packing: QuantizedAs) -> f64 {
-        self.parameters() * packing.bits_per_weight()
+        let parts = if packing.mode.has_biases() { 2 } else { 1 };
+        let of_group = 8 * parts * item_size(self.scales);
+        self.parameters() * (f64::from(packing.bits) + of_group as f64 / f64::from(packing.group_size))
     }
 }
 
@@ -85,9 +90,9 @@ pub struct Conversion<'a> {
     pub packings: BTreeMap<String, QuantizedAs>,
     default: Option<QuantizedAs>,
     /// Matrices of the source that are packed and will be packed anew, which costs accuracy twice.
-    pub repacked: usize,
+    repacked: usize,
     /// Matrices that the rule concerns but whose rows do not fall into whole groups: they stay floats.
-    pub indivisible: Vec<String>,
+    indivisible: Vec<String>,
     /// Sizes before and after.
     pub sizes: Sizes,
 }
@@ -126,7 +131,7 @@ impl<'a> Conversion<'a> {
         for entry in entries {
             let path = module(&entry).to_owned();
             let action = match (&wanted, entry.packed) {
-                (Some(wanted), _) if wanted.contains_key(&path) => Action::Pack(wanted[&path]),
+                (Some(wanted), _) if is_matrix(&entry) && wanted.contains_key(&path) => Action::Pack(wanted[&path]),
                 (None, Some(_)) if !settings.dequantize => Action::Keep,
                 (_, Some(_)) => Action::Unpack,
                 (_, None) => Action::Keep,
@@ -139,8 +144,8 @@ impl<'a> Conversion<'a> {
             steps.push(step);
         }
         let bytes = steps.iter().flat_map(|step| &step.outputs).map(TensorSpec::bytes).sum();
-        let repacked =
-            steps.iter().filter(|step| step.entry.packed.is_some() && matches!(step.action, Action::Pack(_))).count();
+        let packed = |step: &&Step| step.entry.packed.is_some() || weights.is_coarse(&step.entry.path);
+        let repacked = steps.iter().filter(|step| matches!(step.action, Action::Pack(_))).filter(packed).count();
         let default = match &settings.rule {
             Some(rule) => Some(rule.default),
             None => packings.first_key_value().map(|(_, &packing)| packing),
@@ -160,6 +165,22 @@ impl<'a> Conversion<'a> {
         Ok(Self { files, weights, steps, packings, default, repacked, indivisible, sizes })
     }
 
+    /// What the user should know beforehand.
+    pub fn warnings(&self) -> Vec<String> {
+        let repacked = (self.repacked > 0).then(|| {
+            let count = self.repacked;
+            format!(
+                "{count} matrices are quantized already; quantizing them again adds to the error: take the original model \
+                 if you can"
+            )
+        });
+        let indivisible = self.indivisible.first().map(|first| {
+            let count = self.indivisible.len();
+            format!("{count} matrices stay floats, as groups do not divide their rows: {first} and so on")
+        });
+        repacked.into_iter().chain(indivisible).collect()
+    }
+
     /// The matrices that will be packed, in order.
     pub fn to_pack(&self) -> Vec<ToPack> {
         let mut matrices = Vec::new();
@@ -167,7 +188,8 @@ impl<'a> Conversion<'a> {
             if let Action::Pack(packing) = step.action {
                 let &[output, words] = &step.outputs[0].shape[..] else { continue };
                 let path = module(&step.entry).to_owned();
-                matrices.push(ToPack { path, output, input: unpacked(words, packing), packing });
+                let scales = step.outputs[1].dtype;
+                matrices.push(ToPack { path, output, input: unpacked(words, packing), packing, scales });
             }
         }
         matrices
@@ -183,20 +205,17 @@ impl<'a> Conversion<'a> {
     ///
     /// # Errors
     /// Also when `progress` breaks off.
-    pub fn write(
-        &self,
-        staging: &Staging,
-        pack: &mut Pack,
-        progress: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<()> {
+    pub fn write(&self, folder: &Path, pack: &mut Pack, progress: impl FnMut(u64) -> ControlFlow<()>) -> Result<()> {
         match &self.files.gguf {
-            Some(gguf) => gguf.companions()?.iter().try_for_each(|(name, contents)| staging.write(name, contents))?,
-            None => companions(&self.files.folder)?.iter().try_for_each(|file| staging.copy(file))?,
+            Some(gguf) => {
+                gguf.companions()?.iter().try_for_each(|(name, contents)| write_file(folder, name, contents))?;
+            }
+            None => companions(&self.files.folder)?.iter().try_for_each(|file| copy_file(file, folder))?,
         }
         let outputs: Vec<TensorSpec> = self.outputs().cloned().collect();
-        let mut shards = Shards::create(staging.folder(), &outputs, SHARD_BYTES)?;
-        // Copying into the system's file cache takes as long as packing: both at once, with one tensor waiting between.
-        let (sender, receiver) = mpsc::sync_channel::<Vec<(String, Array)>>(1);
+        let mut shards = Shards::create(folder, &outputs, SHARD_BYTES)?;
+        // Copying into the system's file cache takes as long as packing: both at once, with nothing waiting between.
+        let (sender, receiver) = mpsc::sync_channel::<Vec<(String, Array)>>(0);
         let shards = std::thread::scope(|scope| {
             let writer = scope.spawn(move || {
                 receiver.into_iter().flatten().try_for_each(|(name, array)| shards.write(&name, &array))?;
@@ -207,7 +226,7 @@ impl<'a> Conversion<'a> {
             let written = writer.join().map_err(|_| anyhow!("the writing thread panicked"));
             computed.and(written?)
         })?;
-        shards.finish(staging.folder(), self.sizes.parameters)
+        shards.finish(folder, self.sizes.parameters)
     }
 
     /// Sends the tensors of one step after the other, until the receiver is gone.
@@ -217,19 +236,19 @@ impl<'a> Conversion<'a> {
         pack: &mut Pack,
         mut progress: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut sent = VecDeque::new();
+        let mut at_writer: Option<&Step> = None;
         for step in &self.steps {
             let arrays = step.compute(self.weights, pack).with_context(|| step.entry.path.clone())?;
             let names = step.outputs.iter().map(|spec| spec.name.clone());
             if sender.send(names.zip(arrays).collect()).is_err() {
                 return Ok(());
             }
-            sent.push_back(step);
-            // One step waits, one may be at the writer.
-            if sent.len() > 2
-                && let Some(written) = sent.pop_front()
-            {
-                written.entry.parts.iter().for_each(|name| self.weights.release(name));
+            // The writer has taken these, so it is done with those before. What was only copied is the mapped pages.
+            if let Some(written) = at_writer.replace(step) {
+                written.release(self.weights);
+            }
+            if !matches!(step.action, Action::Keep) {
+                step.release(self.weights);
             }
             mlx_rs::memory::clear_cache()?;
             if progress(step.bytes).is_break() {
@@ -290,6 +309,10 @@ impl Step {
         Ok(self.entry.packed.map_or(stored, |packing| stored * 32 / packing.bits as u64))
     }
 
+    fn release(&self, weights: &Weights) {
+        self.entry.parts.iter().for_each(|name| weights.release(name));
+    }
+
     fn compute(&self, weights: &Weights, pack: &mut Pack) -> Result<Vec<Array>> {
         let cast = |array: Array| match self.dtype {
             Some(dtype) if array.dtype().is_float() => array.as_dtype(dtype),
@@ -313,6 +336,11 @@ impl Step {
     }
 }
 
+/// Whether the entry is a module's matrix, packed or not.
+fn is_matrix(entry: &Entry) -> bool {
+    entry.packed.is_some() || entry.path.ends_with(".weight")
+}
+
 /// The path of the module that the entry is the matrix of; of other tensors the name.
 fn module(entry: &Entry) -> &str {
     match entry.packed {
@@ -328,7 +356,7 @@ fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<
     for entry in entries {
         let spec = weights.spec(&entry.parts[0])?;
         let &[_, columns] = &spec.shape[..] else { continue };
-        if !spec.name.ends_with(".weight") || (entry.packed.is_none() && !spec.dtype.is_float()) {
+        if !is_matrix(entry) || (entry.packed.is_none() && !spec.dtype.is_float()) {
             continue;
         }
         let input = entry.packed.map_or(columns, |packing| unpacked(columns, packing));

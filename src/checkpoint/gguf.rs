@@ -45,6 +45,8 @@ pub struct TensorInfo {
     pub shape: Vec<i32>,
     /// The type it is read as: its own, or float16 for packed formats.
     pub dtype: Dtype,
+    /// Whether the file has it in few bits.
+    pub packed: bool,
     /// Bytes it takes in the file.
     pub bytes: usize,
     /// Its place among the file's tensors.
@@ -78,7 +80,15 @@ impl Gguf {
             let name = arch.to_hf(&tensor.name);
             let name = name.with_context(|| format!("{} has no place in a {arch} model", tensor.name))?;
             let dtype = dtype(tensor.format);
-            tensors.push(TensorInfo { name, shape: tensor.shape.clone(), dtype, bytes: tensor.bytes.len(), index });
+            let packed = !matches!(tensor.format, Format::F32 | Format::F16 | Format::Bf16);
+            tensors.push(TensorInfo {
+                name,
+                shape: tensor.shape.clone(),
+                dtype,
+                packed,
+                bytes: tensor.bytes.len(),
+                index,
+            });
         }
         Ok(Self { file, arch, tensors })
     }

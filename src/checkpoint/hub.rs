@@ -174,10 +174,12 @@ fn is_weights(name: &str) -> bool {
     is_plain(name) && name.ends_with(".safetensors")
 }
 
-/// What the loader reads beside the weights: configuration, tokenizer, chat template.
+/// What the loader reads beside the weights, configuration, tokenizer and chat template, and what belongs to a copy of the
+/// model: its card, licence and code, which is never run.
 fn is_companion(name: &str) -> bool {
-    let wanted = [".json", ".jinja", ".txt"].iter().any(|extension| name.ends_with(extension));
-    is_plain(name) && (wanted || name == "tokenizer.model")
+    let wanted = [".json", ".jinja", ".txt", ".py"].iter().any(|extension| name.ends_with(extension));
+    let named = ["tokenizer.model", "README.md"].contains(&name) || name.starts_with("LICENSE");
+    is_plain(name) && (wanted || named)
 }
 
 /// A hub id, `org/name`.

@@ -57,7 +57,7 @@ impl QuantizedAs {
     }
 
     /// Whether MLX has this mode with these numbers.
-    fn check(self) -> Result<Self> {
+    pub(super) fn check(self) -> Result<Self> {
         Self::new(self.mode, Some(self.bits), Some(self.group_size))
     }
 }
@@ -169,6 +169,15 @@ impl Rule {
         Self { default, mixed: None, overrides: Vec::new(), chosen: BTreeMap::new(), vision: false }
     }
 
+    /// Whether an exception says how this module is packed.
+    pub fn is_exception(&self, path: &str) -> bool {
+        self.exception(path).is_some()
+    }
+
+    fn exception(&self, path: &str) -> Option<&Override> {
+        self.overrides.iter().rfind(|exception| exception.pattern.is_match(path))
+    }
+
     /// How each of these matrices is packed; those that are not there stay floats.
     ///
     /// # Errors
@@ -195,7 +204,7 @@ impl Rule {
     }
 
     fn of(&self, matrix: &Matrix, num_layers: usize) -> Result<Option<QuantizedAs>> {
-        if let Some(exception) = self.overrides.iter().rfind(|exception| exception.pattern.is_match(&matrix.path)) {
+        if let Some(exception) = self.exception(&matrix.path) {
             let Some((bits, group_size)) = exception.packing else { return Ok(None) };
             let affine = self.default.mode == Mode::Affine;
             let group_size = group_size.or(affine.then_some(self.default.group_size));

@@ -7,32 +7,33 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Held as long as the folder is being filled, so that two processes do not fill the same one.
-const LOCK: &str = ".lock";
+use super::config::read_json;
 
 /// A folder in the making. Dropped before [`Staging::publish`], it leaves nothing behind.
 pub struct Staging {
     target: PathBuf,
+    replace: bool,
     folder: PathBuf,
-    _lock: File,
+    lock: Lock,
 }
 
 impl Staging {
     /// Begins the folder that will be `target`, which must not exist yet; with `replace` a model folder may, and gives way
-    /// in the end. What a killed process left behind is removed.
+    /// in the end. What a killed process left behind is removed, and what it had put aside comes back.
     pub fn begin(target: &Path, replace: bool) -> Result<Self> {
         check_target(target, replace)?;
-        let folder = sibling(target, "partial")?;
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let path = folder.join(LOCK);
-        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => bail!("another process is writing {}", target.display()),
-            // Some network file systems have no locks; two writers at once are rarer than they are.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
-        let staging = Self { target: target.to_owned(), folder, _lock: lock };
-        staging.empty()?;
+        let lock = Lock::take(target)?;
+        let (folder, old) = (sibling(target, "partial")?, sibling(target, "replaced")?);
+        let make = || {
+            if fs::symlink_metadata(target).is_err() && old.exists() {
+                fs::rename(&old, target)?;
+            }
+            remove(&folder)?;
+            fs::create_dir(&folder)
+        };
+        make().with_context(|| format!("cannot make {}", folder.display()))?;
+        let staging = Self { target: target.to_owned(), replace, folder, lock };
+        check_target(target, replace)?;
         Ok(staging)
     }
 
@@ -41,35 +42,16 @@ impl Staging {
         &self.folder
     }
 
-    /// Writes a file of the folder.
-    pub fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
-        let path = self.folder.join(name);
-        let write = || {
-            fs::write(&path, contents)?;
-            File::open(&path)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {name}"))
-    }
-
-    /// Copies a file into the folder.
-    pub fn copy(&self, from: &Path) -> Result<()> {
-        let name = from.file_name().with_context(|| format!("{} has no name", from.display()))?;
-        let copy = || {
-            let to = self.folder.join(name);
-            fs::copy(from, &to)?;
-            File::open(&to)?.sync_all()
-        };
-        copy().with_context(|| format!("cannot copy {}", from.display()))
-    }
-
     /// Gives the folder its name.
     pub fn publish(self) -> Result<()> {
+        // Time has passed since it was checked.
+        check_target(&self.target, self.replace)?;
+        let parent = self.target.parent().unwrap_or(Path::new("."));
         let publish = || -> Result<()> {
-            fs::remove_file(self.folder.join(LOCK))?;
             sync_folder(&self.folder)?;
             if !self.target.exists() {
                 fs::rename(&self.folder, &self.target)?;
-                return sync_folder(self.target.parent().unwrap_or(Path::new("."))).map_err(Into::into);
+                return Ok(sync_folder(parent)?);
             }
             let old = sibling(&self.target, "replaced")?;
             remove(&old)?;
@@ -78,30 +60,84 @@ impl Staging {
                 fs::rename(&old, &self.target)?;
                 return Err(e.into());
             }
-            sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
-            remove(&old).map_err(Into::into)
+            sync_folder(parent)?;
+            Ok(remove(&old)?)
         };
         publish().with_context(|| format!("cannot finish {}", self.target.display()))
-    }
-
-    fn empty(&self) -> Result<()> {
-        let empty = || -> std::io::Result<()> {
-            for entry in fs::read_dir(&self.folder)? {
-                let entry = entry?;
-                if entry.file_name() != LOCK {
-                    remove(&entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        empty().with_context(|| format!("cannot empty {}", self.folder.display()))
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        // There is none after it was published. The lock is still held, so it is nobody else's.
         let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.lock.path);
     }
+}
+
+/// Held as long as the folder is being filled, so that two processes do not fill the same one.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    fn take(target: &Path) -> Result<Self> {
+        let path = sibling(target, "lock")?;
+        let cannot = || format!("cannot make {}", path.display());
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(cannot)?;
+        }
+        loop {
+            let file = File::create(&path).with_context(cannot)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => bail!("another process is writing {}", target.display()),
+                // Some network file systems have no locks; two writers at once are rarer than they are.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            // Whoever held it may have removed the file between the two calls.
+            if is_at(&file, &path) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+/// Whether the open file is still the one of this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        file.metadata().map(id).ok() == fs::metadata(path).map(id).ok()
+    }
+    #[cfg(not(unix))]
+    {
+        // Open files cannot be removed there.
+        let _ = (file, path);
+        true
+    }
+}
+
+/// Writes a file so that it lasts.
+pub fn write_file(folder: &Path, name: &str, contents: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    let write = || {
+        fs::write(&path, contents)?;
+        File::open(&path)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {name}"))
+}
+
+/// Copies a file into the folder so that it lasts.
+pub fn copy_file(from: &Path, folder: &Path) -> Result<()> {
+    let name = from.file_name().with_context(|| format!("{} has no name", from.display()))?;
+    let copy = || {
+        let to = folder.join(name);
+        fs::copy(from, &to)?;
+        File::open(&to)?.sync_all()
+    };
+    copy().with_context(|| format!("cannot copy {}", from.display()))
 }
 
 /// A name beside `target` that listings hide.
@@ -120,8 +156,10 @@ fn check_target(target: &Path, replace: bool) -> Result<()> {
     }
     ensure!(replace, "{} exists already; name another folder, or replace it with --force", target.display());
     // A mistyped path must not cost somebody's files.
-    let replaceable =
-        target.is_dir() && (target.join("config.json").is_file() || fs::read_dir(target)?.next().is_none());
+    let config = read_json(&target.join("config.json")).ok().flatten();
+    let is_model = config.is_some_and(|config| config.get("model_type").is_some());
+    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    let replaceable = target.is_dir() && (is_model || is_empty());
     ensure!(replaceable, "{} is no model folder, so --force does not replace it", target.display());
     Ok(())
 }

@@ -48,6 +48,8 @@ struct Stored {
     dtype: Dtype,
     shape: Vec<i32>,
     transpose: Option<&'static [i32]>,
+    /// Whether the file has it in few bits, and it is read as floats.
+    coarse: bool,
 }
 
 impl Stored {
@@ -164,6 +166,11 @@ impl Weights {
     pub fn spec(&self, name: &str) -> Result<TensorSpec> {
         let stored = self.stored(name)?;
         Ok(TensorSpec { name: name.to_owned(), dtype: stored.dtype, shape: stored.final_shape() })
+    }
+
+    /// Whether a tensor that is read as floats is stored in few bits, as in GGUF files.
+    pub fn is_coarse(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|stored| stored.coarse)
     }
 
     /// A tensor by its name, as stored but for the order of its axes.
@@ -361,7 +368,7 @@ fn in_gguf(gguf: &Gguf, remap: Remap) -> Vec<(String, Stored)> {
         let name = (remap.rename)(&info.name)?;
         let transpose = (remap.transpose)(&name, &info.shape);
         let (dtype, shape) = (info.dtype, info.shape.clone());
-        Some((name, Stored { shard: place, bytes: 0..info.bytes, dtype, shape, transpose }))
+        Some((name, Stored { shard: place, bytes: 0..info.bytes, dtype, shape, transpose, coarse: info.packed }))
     });
     tensors.collect()
 }
@@ -430,7 +437,7 @@ fn header(map: &MappedFile, shard: usize, remap: Remap) -> Result<Vec<(String, S
         let shape = shape.map_err(|_| anyhow!("{stored_name} has the shape {:?}, too large for MLX", info.shape))?;
         let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
         let transpose = (remap.transpose)(&name, &shape);
-        tensors.push((name, Stored { shard, bytes, dtype, shape, transpose }));
+        tensors.push((name, Stored { shard, bytes, dtype, shape, transpose, coarse: false }));
     }
     Ok(tensors)
 }

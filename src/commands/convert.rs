@@ -52,7 +52,10 @@ pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
         add(&mut options, quantization)?;
     }
     let folder = match gguf {
-        Some(file) => file,
+        Some(file) => {
+            ensure!(file.is_file(), "--gguf {}: there is no such file", file.display());
+            file
+        }
         None => {
             let folder = locate(&hf_path, revision.as_deref(), &hub, &ui)?;
             options.source_name = (folder.as_os_str() != hf_path.as_str()).then_some(hf_path);
@@ -66,6 +69,7 @@ pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
     let folder = options.target.clone();
     let code = make(&files, options, target, &cpu, &ui)?;
     if let (Some(id), true) = (upload_repo, code == ExitCode::SUCCESS) {
+        interrupt::stop_listening(); // what has arrived is taken up by the next upload
         let address = upload(&folder, &id, &hub, &ui)?;
         ui.status(format!("published: {address}"));
     }

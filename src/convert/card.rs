@@ -1,9 +1,8 @@
 //! The model card, README.md: what the Hub shows of a model, and how to use it.
 
 use std::fs;
-use std::io::ErrorKind;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::conversion::Conversion;
@@ -14,13 +13,9 @@ const KEPT: [&str; 5] = ["license", "license_name", "license_link", "language", 
 
 /// A card with the source's licence and name.
 pub(super) fn model_card(files: &ModelFiles, source: Option<&str>, conversion: &Conversion) -> Result<String> {
-    let original = match fs::read_to_string(files.folder.join("README.md")) {
-        // A GGUF file is no folder.
-        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Err(e).context("cannot read the model card");
-        }
-        text => text.unwrap_or_default(),
-    };
+    // A card that is not there or cannot be read says nothing of a licence; it must not cost the conversion.
+    let original = fs::read(files.folder.join("README.md")).unwrap_or_default();
+    let original = String::from_utf8_lossy(&original).replace("\r\n", "\n");
     let vision = Arch::of(files)?.has_vision;
     let mut card = String::from("---\nlibrary_name: mlx\n");
     card += &format!("pipeline_tag: {}\n", if vision { "image-text-to-text" } else { "text-generation" });

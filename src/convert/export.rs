@@ -1,5 +1,6 @@
 //! A checkpoint as a GGUF file, for llama.cpp.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -24,8 +25,12 @@ pub fn export_gguf(
         "{} exists already; name another file, or replace it with --force",
         path.display()
     );
+    ensure!(!path.is_dir(), "{} is a folder; name a file", path.display());
+    if let (Ok(path), Ok(source)) = (fs::canonicalize(path), fs::canonicalize(&files.folder)) {
+        ensure!(!path.starts_with(source), "{} belongs to the model that is read; name another file", path.display());
+    }
     let weights = models::weights(files, None)?;
-    let dequantize = files.quantization()?.is_some();
+    let dequantize = weights.entries()?.iter().any(|entry| entry.packed.is_some());
     let conversion = Conversion::new(files, &weights, &Settings { dequantize, ..Settings::default() })?;
     let tensors: Vec<_> = conversion.outputs().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
     let tokenizer =

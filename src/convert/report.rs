@@ -1,7 +1,9 @@
 //! What a conversion costs: how far the result's predictions are from the source's, and how far each matrix is.
 
 use std::fmt::{self, Display, Formatter};
+use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use mlx_rs::{Array, Dtype};
@@ -14,7 +16,6 @@ use crate::checkpoint::ModelFiles;
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes};
 use crate::checkpoint::quantize::Rule;
-use crate::checkpoint::staging::Staging;
 use crate::models;
 
 /// Name of the report in the result's folder.
@@ -61,15 +62,15 @@ pub struct MatrixReport {
     pub error: f64,
 }
 
-/// Measures the result in `staging` against the source.
+/// Measures the result in `folder` against the source.
 pub(super) fn measure(
     job: &Job,
     conversion: &Conversion,
-    staging: &Staging,
+    folder: &Path,
     judge: &Reference,
     on_event: &mut OnEvent,
 ) -> Result<Report> {
-    let result = result_files(job, conversion, staging)?;
+    let result = result_files(job, conversion, folder)?;
     let divergence = compare(&result, judge, "measuring the result", on_event)?;
     let written = models::weights(&result, None)?;
     let mut matrices = Vec::new();
@@ -77,6 +78,8 @@ pub(super) fn measure(
         let (before, after) = (job.weights.matrix(&matrix.path)?, written.matrix(&matrix.path)?);
         let bytes = (matrix.size(matrix.packing) / 8.0) as u64;
         let error = relative_error(&before, &after).with_context(|| matrix.path.clone())?;
+        drop((before, after));
+        [job.weights, &written].iter().for_each(|weights| weights.release_matrix(&matrix.path));
         matrices.push(MatrixReport { path: matrix.path, packing: matrix.packing, bytes, error });
         mlx_rs::memory::clear_cache()?;
     }
@@ -94,24 +97,29 @@ pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &m
     Reference::record(model.as_ref(), judge, &mut tell)
 }
 
-/// Makes, measures and removes the plainest quantization, beside the result.
-pub(super) fn baseline(job: &Job, rule: &Rule, judge: &Reference, on_event: &mut OnEvent) -> Result<Baseline> {
+/// Makes, measures and removes the plainest quantization, in a folder within the result's.
+pub(super) fn baseline(
+    job: &Job,
+    folder: &Path,
+    rule: &Rule,
+    judge: &Reference,
+    on_event: &mut OnEvent,
+) -> Result<Baseline> {
     let plain = Rule { vision: rule.vision, ..Rule::uniform(rule.default) };
     let settings = Settings { rule: Some(plain), ..job.settings.clone() };
     let conversion = Conversion::new(job.files, job.weights, &settings)?;
-    let mut name = job.options.target.file_name().context("the new folder has no name")?.to_owned();
-    name.push(".baseline");
-    let staging = Staging::begin(&job.options.target.with_file_name(name), false)?;
-    super::write(&conversion, &staging, "converting plainly", on_event)?;
-    let result = result_files(job, &conversion, &staging)?;
+    let folder = folder.join("baseline");
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    super::write(&conversion, &folder, "converting plainly", on_event)?;
+    let result = result_files(job, &conversion, &folder)?;
     let divergence = compare(&result, judge, "measuring the plain one", on_event)?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     Ok(Baseline { packing: rule.default, sizes: conversion.sizes, divergence })
 }
 
 /// The files of a result that is not published yet.
-fn result_files(job: &Job, conversion: &Conversion, staging: &Staging) -> Result<ModelFiles> {
-    let folder = staging.folder().to_owned();
-    Ok(ModelFiles { folder, gguf: None, config: conversion.config()?, ..job.files.clone() })
+fn result_files(job: &Job, conversion: &Conversion, folder: &Path) -> Result<ModelFiles> {
+    Ok(ModelFiles { folder: folder.to_owned(), gguf: None, config: conversion.config()?, ..job.files.clone() })
 }
 
 fn compare(result: &ModelFiles, judge: &Reference, label: &str, on_event: &mut OnEvent) -> Result<Divergences> {
@@ -163,7 +171,7 @@ impl Display for Report {
 }
 
 fn line(f: &mut Formatter, name: &str, sizes: &Sizes, divergences: &Divergences) -> fmt::Result {
-    let kinds = [(" text", Some(divergences.text)), (" images", divergences.images)];
+    let kinds = [(" text", divergences.text), (" images", divergences.images)];
     for (kind, divergence) in kinds.into_iter().filter_map(|(kind, divergence)| Some((kind, divergence?))) {
         let (name, bits, gigabytes) = (format!("{name},{kind}"), sizes.bits_per_weight, sizes.bytes as f64 / 1e9);
         let (kl, top1) = (divergence.kl, 100.0 * divergence.top1_agreement);

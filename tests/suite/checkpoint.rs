@@ -133,7 +133,9 @@ fn what_the_quantization_says_must_fit() {
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 8}));
     assert!(failure(folder.path()).contains("model.embed_tokens.weight: [768, 8] where [768, 16] is expected"));
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 0, "bits": -4}));
-    assert!(failure(folder.path()).contains("of the wrong shape"));
+    assert!(failure(folder.path()).contains("-4 bits"));
+    edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "lm_head": {"group_size": 0}}));
+    assert!(failure(folder.path()).contains("lm_head: groups of 0"));
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "fp3"}));
     assert!(failure(folder.path()).contains("unknown variant `fp3`"));
     edit_json(&config, |json| json["quantization"] = json!({"quant_method": "gptq", "bits": 4}));

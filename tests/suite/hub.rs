@@ -153,16 +153,16 @@ fn a_fresh_download_fills_the_cache_as_python_does() {
 }
 
 #[test]
-fn only_what_the_loader_needs_is_fetched() {
+fn only_what_belongs_to_the_model_is_fetched() {
     let setup = Setup::sharded();
-    for name in ["consolidated.safetensors", "pytorch_model.bin", "README.md", "onnx/model.onnx", "original/a.json"] {
+    for name in ["consolidated.safetensors", "pytorch_model.bin", "cat.png", "onnx/model.onnx", "original/a.json"] {
         setup.hub.state().files.insert(name.to_owned(), b"unwanted".to_vec());
     }
-    for name in ["chat_template.jinja", "merges.txt", "tokenizer.model"] {
-        setup.hub.state().files.insert(name.to_owned(), name.as_bytes().to_vec());
+    let mut wanted = vec!["LICENSE", "README.md", "chat_template.jinja", "merges.txt", "modeling.py", "tokenizer.model"];
+    for name in &wanted {
+        setup.hub.state().files.insert((*name).to_owned(), name.as_bytes().to_vec());
     }
-    let mut wanted = vec!["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json", "tokenizer.model"];
-    wanted.extend(["model.safetensors.index.json", SHARDS[0], SHARDS[1]]);
+    wanted.extend(["config.json", "tokenizer.json", "model.safetensors.index.json", SHARDS[0], SHARDS[1]]);
     wanted.sort_unstable();
     assert_eq!(names(&setup.locate().unwrap()), wanted);
 }
@@ -531,10 +531,11 @@ fn folders_and_ids_are_told_apart() {
     let locate = |model: &str, revision| locate(model, revision, &setup.settings, &());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let file = folder.path().join("model.gguf");
-    fs::write(&file, b"").unwrap();
+    let (file, gguf) = (folder.path().join("model.bin"), folder.path().join("model.gguf"));
+    [&file, &gguf].iter().for_each(|path| fs::write(path, b"").unwrap());
 
     assert_eq!(locate(path, None).unwrap(), folder.path());
+    assert_eq!(locate(gguf.to_str().unwrap(), None).unwrap(), gguf);
     assert!(matches!(locate(path, Some("main")), Err(HubError::RevisionOfFolder { .. })));
     assert!(matches!(locate(file.to_str().unwrap(), None), Err(HubError::NotAFolder(_))));
     for model in ["./nothing", "/no/where", "~/nothing", "a/b/c", "models\\phi", "org/name/"] {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 use mlx_rs::{Array, Dtype};
 
 /// A file mapped into memory.
@@ -56,7 +56,8 @@ impl MappedFile {
             return Err(invalid(&format!("not the size of {shape:?} {dtype:?}")));
         }
         // One call for all pages is much faster than a fault for each. Where it is refused, those come.
-        let _ = self.map.advise_range(Advice::PopulateRead, range.start, range.len());
+        #[cfg(target_os = "linux")]
+        let _ = self.map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
         if let Some(array) = self.borrow(range.clone(), shape, dtype) {
             self.borrowed.borrow_mut().push((range.start, array.clone()));
             return Ok(array);

@@ -13,7 +13,7 @@ pub enum HubError {
     #[error("model folder {0} does not exist")]
     NoSuchFolder(String),
     /// The model is a file.
-    #[error("{0} is a file; --model takes a GGUF file, or the folder that holds config.json and the weights")]
+    #[error("{0} is a file; a model is a GGUF file, or the folder that holds config.json and the weights")]
     NotAFolder(String),
     /// The model is neither a folder nor spelled like a hub id.
     #[error("'{0}' is neither an existing folder nor a hub id like microsoft/Phi-3.5-vision-instruct")]
