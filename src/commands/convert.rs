@@ -41,6 +41,11 @@ pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
     if let (false, Some(flag)) = (quantize, quantization.given()) {
         bail!("{flag} says how to quantize; add --quantize, or leave it out");
     }
+    // clap requires nothing that would exclude a flag which is given.
+    ensure!(
+        gguf_type.is_none() || export_gguf.is_some(),
+        "--gguf-type is about --export-gguf; add that, or leave it out"
+    );
     let ui = Ui::new(output.quiet, output.verbose);
     let hub = HubSettings::from_env();
     if let Some(id) = &upload_repo {
