@@ -1,59 +1,21 @@
 //! Checkpoints that are whole, packed, or broken in some way: the loader takes the first two and names what is wrong with
 //! the third.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
-use phi3v::checkpoint::ModelFiles;
-use phi3v::engine::sequence::Sequence;
-use phi3v::models;
-use phi3v::processor::{Prompt, Segment};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::common::{copy_of, edit_json, golden};
-
-fn load(folder: &Path) -> Result<Box<dyn models::Model>, String> {
-    let load = || models::load(&ModelFiles::read(folder)?, Some(Dtype::Float32), |_, _| ());
-    load().map_err(|e| format!("{e:#}"))
-}
+use crate::common::{Tensors, copy_of, difference, edit_json, golden, load, logits, save, tensors};
 
 /// The one-line error that loading gives; loading must fail.
 fn failure(folder: &Path) -> String {
     let error = load(folder).err().expect("loading succeeds");
     assert!(!error.contains('\n'), "{error}");
     error
-}
-
-fn logits(folder: &Path) -> Vec<f32> {
-    let model = load(folder).unwrap();
-    let segments = vec![Segment::Text(vec![1, 427, 399, 436, 377, 355])];
-    let prompt = Prompt { text: String::new(), segments, images: Vec::new() };
-    let mut sequence = Sequence::new(model.as_ref(), &prompt, 4).unwrap();
-    let hidden = sequence.prefill(1, &mut |_, _| ControlFlow::Continue(())).unwrap().unwrap();
-    sequence.logits(&hidden).unwrap()
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-type Tensors = BTreeMap<String, Array>;
-
-fn tensors(folder: &Path) -> Tensors {
-    let tensors: Tensors = Array::load_safetensors(folder.join("model.safetensors")).unwrap().into_iter().collect();
-    // At once: the file may be overwritten next.
-    mlx_rs::transforms::eval(tensors.values()).unwrap();
-    tensors
-}
-
-fn save(folder: &Path, file: &str, tensors: &Tensors) {
-    Array::save_safetensors(tensors.iter().map(|(name, array)| (name.as_str(), array)), None, folder.join(file))
-        .unwrap();
 }
 
 /// Packs the modules that `bits` gives a number for; the others, and all else, stay. Returns the packed tensors and plain

@@ -1,23 +1,10 @@
 //! The real binary: what it prints where, its exit codes, and one line for everything that goes wrong.
 
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use assert_cmd::cargo::cargo_bin;
-
-use crate::common::{copy_of, golden};
+use crate::common::{assert_failure, copy_of, fails, golden, path, phi3v, succeeds, text};
 use crate::hub::server::Hub;
-
-fn phi3v(args: &[&str]) -> Command {
-    let mut command = Command::new(cargo_bin!("phi3v"));
-    command.args(args).env_remove("HF_TOKEN").env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent");
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
 
 fn tiny() -> String {
     golden("phi3v-tiny").display().to_string()
@@ -25,28 +12,6 @@ fn tiny() -> String {
 
 fn photo() -> String {
     golden("phi3v-tiny/a_photo/photo.png").display().to_string()
-}
-
-/// Runs and expects success; stdout and stderr.
-fn succeeds(args: &[&str]) -> (String, String) {
-    let output = phi3v(args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    (text(&output.stdout), text(&output.stderr))
-}
-
-/// Runs and expects this exit code, nothing on stdout, and one line on stderr (clap adds a hint to usage errors).
-fn fails(code: i32, args: &[&str], expected: &str) {
-    let output = phi3v(args).stdin(Stdio::null()).output().unwrap();
-    assert_failure(&output, code, args, expected);
-}
-
-fn assert_failure(output: &Output, code: i32, args: &[&str], expected: &str) {
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-    assert_eq!(text(&output.stdout), "", "{args:?}");
-    assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{args:?}: {stderr}");
-    assert!(code == 2 || stderr.trim_end().lines().count() == 1, "{args:?}: {stderr}");
-    assert!(!stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"), "{stderr}");
 }
 
 #[test]
@@ -253,10 +218,6 @@ fn ctrl_c_ends_with_what_was_produced() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(output.stdout.ends_with(b"\n") && text(&output.stderr).contains("generation"), "{}", text(&output.stderr));
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::common::{copy_of, edit_json, golden};
+use crate::common::{bytes, copy_of, edit_json, golden, json_file};
 
 fn fixture(name: &str) -> PathBuf {
     golden("gguf").join(name)
@@ -21,18 +21,6 @@ fn fixture(name: &str) -> PathBuf {
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of an array's elements, rows first.
-fn bytes(array: &Array) -> Vec<u8> {
-    let array = array.contiguous().unwrap();
-    let array = array.view::<u8>().unwrap();
-    array.eval().unwrap();
-    array.as_slice::<u8>().to_vec()
-}
-
-fn json_file(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
 /// The file as a folder of Hugging Face's.
@@ -264,7 +252,7 @@ fn written(folder: &Path, kind: GgufType, path: &Path) -> anyhow::Result<u64> {
 }
 
 /// A golden checkpoint with a tokenizer whose merges are a SentencePiece model's: its own were trained otherwise.
-fn writable(model: &str) -> TempDir {
+pub(crate) fn writable(model: &str) -> TempDir {
     let folder = copy_of(model);
     fs::copy(unpacked(&fixture("llama.gguf")).path().join("tokenizer.json"), folder.path().join("tokenizer.json"))
         .unwrap();

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod cli;
 mod common;
+mod convert;
 mod docs;
 mod engine;
 mod gguf;

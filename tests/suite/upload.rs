@@ -13,7 +13,7 @@ use crate::hub::server::sha256;
 use crate::hub::{Recorder, weights};
 use crate::loopback::Request;
 
-mod server;
+pub(crate) mod server;
 
 const MODEL: &str = "org/name";
 const WEIGHTS: &str = "model.safetensors";
