@@ -101,7 +101,7 @@ fn of_two_writers_the_second_is_told() {
     let place = Place::new();
     let model = place.model();
     let first = Staging::begin(&model, false).unwrap();
-    first.write("a", b"first").unwrap();
+    fs::write(first.folder().join("a"), b"first").unwrap();
     let args = ["convert", "--model", &llama(), "--mlx-path", path(&model)];
     fails(1, &args, "another process is writing");
     first.publish().unwrap();
