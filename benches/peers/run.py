@@ -132,4 +132,5 @@ def main():
         print(f"| {what} | {ours:.2f} | {peer} |")
 
 
-main()
+if __name__ == "__main__":
+    main()

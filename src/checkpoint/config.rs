@@ -179,12 +179,13 @@ impl ModelFiles {
         let json = |name: &str| -> Result<Value> {
             companions.get(name).map_or(Ok(json!({})), |bytes| serde_json::from_slice(bytes)).map_err(Into::into)
         };
+        let (generation, tokenizer) = (json("generation_config.json")?, json("tokenizer_config.json")?);
         Ok(Self {
             folder: path.to_owned(),
             config: gguf.config()?,
-            generation: parse(&json("generation_config.json")?)?,
+            generation: parse(&generation)?,
             preprocessor: None,
-            tokenizer: parse(&json("tokenizer_config.json")?)?,
+            tokenizer: parse(&tokenizer)?,
             gguf: Some(Rc::new(gguf)),
         })
     }
@@ -192,7 +193,7 @@ impl ModelFiles {
     /// `tokenizer.json`, if there is one.
     pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>> {
         match &self.gguf {
-            Some(gguf) => Ok(gguf.companions()?.remove("tokenizer.json")),
+            Some(gguf) => Ok(gguf.companions()?.get("tokenizer.json").cloned()),
             None => Ok(read_text(&self.folder.join("tokenizer.json"))?.map(String::into_bytes)),
         }
     }

@@ -14,6 +14,7 @@ mod tokenizer;
 mod vocab;
 mod write;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -31,6 +32,7 @@ pub use write::{GgufType, Source, write};
 
 /// A GGUF file as a checkpoint: what Hugging Face's folder of the same model would hold.
 pub struct Gguf {
+    companions: OnceCell<BTreeMap<String, Vec<u8>>>,
     file: Container,
     arch: Arch,
     tensors: Vec<TensorInfo>,
@@ -90,7 +92,7 @@ impl Gguf {
                 index,
             });
         }
-        Ok(Self { file, arch, tensors })
+        Ok(Self { companions: OnceCell::new(), file, arch, tensors })
     }
 
     /// `config.json`.
@@ -106,8 +108,13 @@ impl Gguf {
     ///
     /// # Errors
     /// When the tokenizer is of a kind that is not supported.
-    pub fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
-        tokenizer::companions(&self.file).with_context(|| format!("{}", self.file.path().display()))
+    pub fn companions(&self) -> Result<&BTreeMap<String, Vec<u8>>> {
+        // A tokenizer's merges take a while to find.
+        if let Some(made) = self.companions.get() {
+            return Ok(made);
+        }
+        let made = tokenizer::companions(&self.file).with_context(|| format!("{}", self.file.path().display()))?;
+        Ok(self.companions.get_or_init(|| made))
     }
 
     /// The tensors in the file's order.

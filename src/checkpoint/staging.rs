@@ -70,7 +70,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // There is none after it was published. The lock is still held, so it is nobody else's.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = remove(&self.folder);
         let _ = fs::remove_file(&self.lock.path);
     }
 }
@@ -164,9 +164,13 @@ fn check_target(target: &Path, replace: bool) -> Result<()> {
     Ok(())
 }
 
+/// Of a folder first what makes it a model: killed in the middle, this leaves none that lacks files.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => {
+            remove(&path.join("config.json"))?;
+            fs::remove_dir_all(path)
+        }
         Ok(_) => fs::remove_file(path),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),

@@ -55,5 +55,5 @@ pub fn export_gguf(
         }
         if name == module { weights.read(name) } else { weights.matrix(module) }
     };
-    write(&source, kind, read, |_| (), path)
+    write(&source, kind, read, path)
 }

@@ -84,7 +84,7 @@ fn llama_cpp_reads_what_is_written() {
     let here = tempfile::tempdir().unwrap();
     for kind in [GgufType::F16, GgufType::Q8_0, GgufType::Q4_0] {
         let path = here.path().join("model.gguf");
-        gguf::write(&source, kind, |name| Ok(tensors[name].clone()), |_| (), &path).unwrap();
+        gguf::write(&source, kind, |name| Ok(tensors[name].clone()), &path).unwrap();
         let answer = answer(&path);
         println!("{kind:?}: {answer}");
         assert!(answer.contains("Paris"), "{kind:?}: {answer}");

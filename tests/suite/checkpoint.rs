@@ -96,7 +96,9 @@ fn what_the_quantization_says_must_fit() {
     assert!(failure(folder.path()).contains("model.embed_tokens.weight: [768, 8] where [768, 16] is expected"));
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 0, "bits": -4}));
     assert!(failure(folder.path()).contains("-4 bits"));
-    edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "lm_head": {"group_size": 0}}));
+    edit_json(&config, |json| {
+        json["quantization"] = json!({"group_size": 32, "bits": 4, "lm_head": {"group_size": 0}});
+    });
     assert!(failure(folder.path()).contains("lm_head: groups of 0"));
     edit_json(&config, |json| json["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "fp3"}));
     assert!(failure(folder.path()).contains("unknown variant `fp3`"));

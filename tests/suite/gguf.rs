@@ -229,7 +229,7 @@ proptest! {
 }
 
 /// The folder's checkpoint as a file, and what was told of its progress.
-fn written(folder: &Path, kind: GgufType, path: &Path) -> anyhow::Result<u64> {
+fn written(folder: &Path, kind: GgufType, path: &Path) -> anyhow::Result<()> {
     let tensors: std::collections::BTreeMap<String, Array> =
         Array::load_safetensors(folder.join("model.safetensors")).unwrap().into_iter().collect();
     let shapes: Vec<(String, Vec<i32>)> =
@@ -240,15 +240,14 @@ fn written(folder: &Path, kind: GgufType, path: &Path) -> anyhow::Result<u64> {
         tokenizer_config: &json_file(&folder.join("tokenizer_config.json")),
         tensors: &shapes,
     };
-    let mut done = 0;
     let mut asked = Vec::new();
     let read = |name: &str| {
         asked.push(name.to_owned());
         Ok(tensors[name].clone())
     };
-    gguf::write(&source, kind, read, |bytes| done += bytes, path)?;
+    gguf::write(&source, kind, read, path)?;
     assert_eq!(asked, shapes.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
-    Ok(done)
+    Ok(())
 }
 
 /// A golden checkpoint with a tokenizer whose merges are a SentencePiece model's: its own were trained otherwise.
@@ -268,8 +267,7 @@ fn what_is_written_is_read_back() {
         let here = tempfile::tempdir().unwrap();
         for kind in [GgufType::F16, GgufType::Q8_0, GgufType::Q4_0] {
             let path = here.path().join("model.gguf");
-            let done = written(folder, kind, &path).unwrap();
-            assert!(done as f64 > 0.8 * fs::metadata(&path).unwrap().len() as f64 - 40_000.0);
+            written(folder, kind, &path).unwrap();
             let gguf = Gguf::open(&path).unwrap();
             let config = gguf.config().unwrap();
             for key in [
@@ -362,9 +360,9 @@ fn what_cannot_be_written_is_said() {
     let tokenizer = json_file(&folder.join("tokenizer.json"));
     let tensors = [("model.norm.weight".to_owned(), vec![64])];
     let source = Source { config: &config, tokenizer: &tokenizer, tokenizer_config: &Value::Null, tensors: &tensors };
-    let failed = gguf::write(&source, GgufType::F16, |_| anyhow::bail!("no such tensor"), |_| (), &path);
+    let failed = gguf::write(&source, GgufType::F16, |_| anyhow::bail!("no such tensor"), &path);
     assert_eq!(failed.unwrap_err().to_string(), "no such tensor");
-    let failed = gguf::write(&source, GgufType::F16, |_| Ok(Array::from_f32(1.0)), |_| (), &path);
+    let failed = gguf::write(&source, GgufType::F16, |_| Ok(Array::from_f32(1.0)), &path);
     assert!(format!("{:#}", failed.unwrap_err()).contains("[] where [64] was announced"));
     assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "a file is left");
 }

@@ -158,7 +158,8 @@ fn only_what_belongs_to_the_model_is_fetched() {
     for name in ["consolidated.safetensors", "pytorch_model.bin", "cat.png", "onnx/model.onnx", "original/a.json"] {
         setup.hub.state().files.insert(name.to_owned(), b"unwanted".to_vec());
     }
-    let mut wanted = vec!["LICENSE", "README.md", "chat_template.jinja", "merges.txt", "modeling.py", "tokenizer.model"];
+    let mut wanted =
+        vec!["LICENSE", "README.md", "chat_template.jinja", "merges.txt", "modeling.py", "tokenizer.model"];
     for name in &wanted {
         setup.hub.state().files.insert((*name).to_owned(), name.as_bytes().to_vec());
     }

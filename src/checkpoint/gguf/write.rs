@@ -54,8 +54,7 @@ enum Content {
     Given(Vec<f32>),
 }
 
-/// Writes the checkpoint to `path`, which exists only when it is whole. `read` gives each tensor once, as it comes to it;
-/// `progress` is told the bytes of each that was written.
+/// Writes the checkpoint to `path`, which exists only when it is whole. `read` gives each tensor once, as it comes to it.
 ///
 /// What llama.cpp itself makes of the file may differ in two points: it has no sliding windows for these models, and takes
 /// longrope's long factors whenever its context is longer than the original one.
@@ -63,13 +62,7 @@ enum Content {
 /// # Errors
 /// When the model, its rotation or its tokenizer is one that GGUF or llama.cpp has no place for, when `read` fails or
 /// gives another shape, or the file cannot be written.
-pub fn write(
-    source: &Source,
-    kind: GgufType,
-    mut read: impl FnMut(&str) -> Result<Array>,
-    mut progress: impl FnMut(u64),
-    path: &Path,
-) -> Result<()> {
+pub fn write(source: &Source, kind: GgufType, mut read: impl FnMut(&str) -> Result<Array>, path: &Path) -> Result<()> {
     let config = Config::read(source.config)?;
     let (header, planned) = plan(source, &config, kind)?;
     let temporary = Temporary::beside(path)?;
@@ -87,7 +80,6 @@ pub fn write(
         };
         out.write_all(&bytes).with_context(cannot)?;
         out.write_all(&padding(bytes.len())).with_context(cannot)?;
-        progress(bytes.len() as u64);
     }
     let file = out.into_inner().map_err(|e| e.into_error()).with_context(cannot)?;
     file.sync_all().with_context(cannot)?;
