@@ -93,7 +93,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__convert)
-            opts="-q -d -q -v -h -V --model --hf-path --revision --gguf --quantize --dequantize --upload-repo --export-gguf --gguf-type --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
+            opts="-q -d -v -h -V --model --hf-path --revision --gguf --quantize --dequantize --upload-repo --export-gguf --gguf-type --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -431,7 +431,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__quantize)
-            opts="-m -q -v -h -V --hf-path --model --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
+            opts="-m -v -h -V --hf-path --model --mlx-path --force --dtype --json --threads --quiet --verbose --q-bits --q-group-size --q-mode --quant-predicate --q-override --quantize-vision --quant-method --target-bpw --calibration --report --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -40,7 +40,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint is stored'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
@@ -72,7 +72,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf-type -d 'Nu
 q8_0\t'8 bits in groups of 32'
 q4_0\t'4 bits in groups of 32'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l mlx-path -d 'The new folder' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint is stored'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
@@ -97,7 +97,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s q -l quantize -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s d -l dequantize -d 'Make packed matrices floats again'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l force -d 'Replace the folder if it is a model folder'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l json -d 'Print one JSON object with sizes and figures'
-complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quantize-vision -d 'Pack the part that sees, too'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l report -d 'Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json'
@@ -105,7 +105,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s h -l help -d 'Pr
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s m -l model -l hf-path -d 'Folder of a checkpoint, in MLX\'s or Hugging Face\'s layout, or a GGUF file' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l mlx-path -d 'The new folder' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint is stored'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l dtype -d 'Type of tensors that are not packed [default: the one that config.json names, or as stored]' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
@@ -128,7 +128,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l target-bpw -d '
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l calibration -d 'Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l force -d 'Replace the folder if it is a model folder'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l json -d 'Print one JSON object with sizes and figures'
-complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quantize-vision -d 'Pack the part that sees, too'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l report -d 'Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json'

@@ -33,10 +33,21 @@ pub(crate) struct OutputArgs {
     pub(crate) verbose: bool,
 }
 
+/// How much is told, where -q stands for quantizing
+#[derive(Debug, Args)]
+pub(crate) struct LongOutputArgs {
+    /// Print only the result, warnings and errors
+    #[arg(long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Tell more about what is done, on stderr
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
 /// The numbers in which a model computes
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// As the checkpoint is stored
+    /// As the checkpoint has it
     Auto,
     /// 32-bit floats: exact, twice the memory
     Float32,
@@ -451,7 +462,7 @@ pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) cpu: CpuArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: LongOutputArgs,
     // Groups with a heading come last: it holds for all that follows.
     #[command(flatten)]
     pub(crate) quantization: QuantizationArgs,
@@ -468,7 +479,7 @@ pub(crate) struct QuantizeArgs {
     #[command(flatten)]
     pub(crate) cpu: CpuArgs,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: LongOutputArgs,
     // Groups with a heading come last: it holds for all that follows.
     #[command(flatten)]
     pub(crate) quantization: QuantizationArgs,
@@ -494,4 +505,24 @@ pub(crate) struct VerifyArgs {
     pub(crate) cpu: CpuArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// Clap checks this in debug builds only.
+    #[test]
+    fn a_letter_stands_for_one_flag() {
+        for command in Cli::command().get_subcommands() {
+            let mut letters = BTreeSet::new();
+            for letter in command.get_arguments().filter_map(clap::Arg::get_short) {
+                assert!(letters.insert(letter), "{}: -{letter}", command.get_name());
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What `phi3v convert` does: a model folder from another, packed as asked, with the price of it where wanted.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -104,6 +105,8 @@ pub type OnEvent<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
 pub struct Outcome {
     /// Sizes before and after.
     pub sizes: Sizes,
+    /// How each packed matrix is packed, by module.
+    pub packings: BTreeMap<String, QuantizedAs>,
     /// What it cost, if that was asked.
     pub report: Option<Report>,
 }
@@ -151,7 +154,7 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     // Last: without it nobody takes the folder for a model.
     write_file(folder, "config.json", format!("{:#}\n", conversion.config()?).as_bytes())?;
     staging.publish()?;
-    Ok(Outcome { sizes: conversion.sizes, report })
+    Ok(Outcome { sizes: conversion.sizes, packings: conversion.packings, report })
 }
 
 impl<'a> Job<'a> {

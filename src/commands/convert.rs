@@ -19,7 +19,7 @@ use phi3v::convert::{Event, Method, Options, Outcome, Unit, convert};
 use phi3v::device;
 use serde_json::json;
 
-use crate::cli::{ConvertArgs, CpuArgs, MethodArg, OutputArgs, QuantizationArgs, QuantizeArgs, TargetArgs};
+use crate::cli::{ConvertArgs, CpuArgs, LongOutputArgs, MethodArg, QuantizationArgs, QuantizeArgs, TargetArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -110,7 +110,7 @@ fn finish<T>(result: Result<T>, ui: &Ui, succeed: impl FnOnce(T) -> Result<()>) 
 }
 
 pub(super) fn quantize(args: QuantizeArgs) -> Result<ExitCode> {
-    let QuantizeArgs { model, target, cpu, output: OutputArgs { quiet, verbose }, quantization } = args;
+    let QuantizeArgs { model, target, cpu, output: LongOutputArgs { quiet, verbose }, quantization } = args;
     let mut options = Options::new(target.mlx_path.clone());
     add(&mut options, quantization)?;
     make(&ModelFiles::read(&model)?, options, target, &cpu, &Ui::new(quiet, verbose))
@@ -181,7 +181,10 @@ fn make(files: &ModelFiles, mut options: Options, target: TargetArgs, cpu: &CpuA
 }
 
 fn print(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui) -> Result<()> {
-    let Outcome { sizes, report } = outcome;
+    let Outcome { sizes, packings, report } = outcome;
+    for (path, QuantizedAs { group_size, bits, mode }) in packings {
+        ui.verbose(format!("{path}: {mode:?}, {bits} bits in groups of {group_size}"));
+    }
     let path = options.target.display();
     let mut stdout = std::io::stdout().lock();
     if json {

@@ -218,7 +218,7 @@ fn a_killed_run_leaves_no_broken_model() {
     let source = larger();
     let place = Place::new();
     let args =
-        ["quantize", "--model", path(source.path()), "--mlx-path", path(&place.model()), "-q"].map(str::to_owned);
+        ["quantize", "--model", path(source.path()), "--mlx-path", path(&place.model()), "--quiet"].map(str::to_owned);
     let args = args.each_ref().map(String::as_str);
     let started = Instant::now();
     succeeds(&args);
