@@ -1,6 +1,6 @@
 //! What `phi3v convert` does: a model folder from another, packed as asked, with the price of it where wanted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
@@ -126,7 +126,7 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     let weights = models::weights(files, None)?;
     let mut job = Job { files, weights: &weights, options, settings: options.settings.clone() };
     // Whether it is possible, before anything slow.
-    let conversion = job.conversion()?;
+    let mut conversion = job.conversion()?;
     for warning in conversion.warnings() {
         let _ = on_event(Event::Warning(warning));
     }
@@ -135,9 +135,9 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     let samples = job.samples()?;
 
     if let (Some(target), Some((guide, _))) = (options.target_bpw, &samples) {
-        job.choose_bits(target, guide, on_event)?;
+        job.choose_bits(&conversion, target, guide, on_event)?;
+        conversion = job.conversion()?;
     }
-    let conversion = job.conversion()?;
     match (options.method, &samples) {
         (Method::Gptq, Some((guide, _))) => job.write_guided(&conversion, folder, guide, on_event)?,
         _ => write(&conversion, folder, "converting", on_event)?,
@@ -179,8 +179,13 @@ impl<'a> Job<'a> {
     }
 
     /// Bits for each matrix, so that the whole has `target` bits per weight.
-    fn choose_bits(&mut self, target: f64, guide: &Samples, on_event: &mut OnEvent) -> Result<()> {
-        let conversion = self.conversion()?;
+    fn choose_bits(
+        &mut self,
+        conversion: &Conversion,
+        target: f64,
+        guide: &Samples,
+        on_event: &mut OnEvent,
+    ) -> Result<()> {
         let packed = self.files.quantization()?.is_some();
         ensure!(!packed, "--target-bpw measures against the original model, and this one is quantized");
         let rule = self.settings.rule.as_mut().context("--target-bpw is about quantizing")?;
@@ -217,17 +222,13 @@ impl<'a> Job<'a> {
         on_event: &mut OnEvent,
     ) -> Result<()> {
         let mut gptq = Gptq::new(self.files, guide, &conversion.to_pack());
-        let _ = on_event(Event::Stage("calibrating", Unit::Steps, (gptq.runs() * guide.positions()) as u64));
         // Both the runs over the samples and the steps of the conversion tell, and may break off; runs take the time.
-        let (done, on_event) = (Cell::new(0), RefCell::new(on_event));
-        let tell = |positions: usize| {
-            done.set(done.get() + positions as u64);
-            (on_event.borrow_mut())(Event::Done(done.get()))
-        };
+        let positions = gptq.runs() * guide.positions();
+        let tell = RefCell::new(stage("calibrating", Unit::Steps, positions as u64, on_event));
         let mut pack = |path: &str, matrix: &Array, packing: QuantizedAs| {
-            gptq.pack(path, matrix, packing, &mut |positions| tell(positions))
+            gptq.pack(path, matrix, packing, &mut |positions| (tell.borrow_mut())(positions as u64))
         };
-        conversion.write(folder, &mut pack, |_| tell(0))
+        conversion.write(folder, &mut pack, |_| (tell.borrow_mut())(0))
     }
 
     /// Measures what the conversion cost, and what the plainest quantization would cost where it is another one.
@@ -252,12 +253,23 @@ impl<'a> Job<'a> {
 }
 
 fn write(conversion: &Conversion, folder: &Path, label: &str, on_event: &mut OnEvent) -> Result<()> {
-    let _ = on_event(Event::Stage(label, Unit::Bytes, conversion.sizes.source_bytes));
+    let tell = stage(label, Unit::Bytes, conversion.sizes.source_bytes, on_event);
+    conversion.write(folder, &mut round_to_nearest, tell)
+}
+
+/// Begins a stage of so many steps; what is returned is told of steps that are done.
+fn stage<'e>(
+    label: &str,
+    unit: Unit,
+    total: u64,
+    on_event: &'e mut OnEvent,
+) -> impl FnMut(u64) -> ControlFlow<()> + 'e {
+    let _ = on_event(Event::Stage(label, unit, total));
     let mut done = 0;
-    conversion.write(folder, &mut round_to_nearest, |bytes| {
-        done += bytes;
+    move |steps| {
+        done += steps;
         on_event(Event::Done(done))
-    })
+    }
 }
 
 /// Replacing the folder that is read, or one around it, would take the source away.

@@ -18,7 +18,7 @@ use super::config::{Quantization, QuantizedAs};
 use super::quantize::{Matrix, Role, Rule, pack};
 use super::save::{SHARD_BYTES, Shards, TensorSpec};
 use super::staging::{copy_file, write_file};
-use super::weights::Entry;
+use super::weights::{Entry, dtype_of_unpacked};
 use super::{ModelFiles, Weights};
 use crate::models::Arch;
 
@@ -289,16 +289,16 @@ impl Step {
         let specs = entry.parts.iter().map(|name| weights.spec(name)).collect::<Result<Vec<_>>>()?;
         let cast = |spec: &TensorSpec| dtype.filter(|_| spec.dtype.is_float()).unwrap_or(spec.dtype);
         let bytes = specs.iter().map(TensorSpec::bytes).sum();
-        let path = module(&entry);
-        let outputs = match action {
-            Action::Keep => specs.iter().map(|spec| TensorSpec { dtype: cast(spec), ..spec.clone() }).collect(),
-            Action::Unpack => vec![matrix_spec(&entry, &specs, dtype)?],
-            Action::Pack(packing) => packed_specs(path, &matrix_spec(&entry, &specs, dtype)?, packing),
-        };
+        if let Action::Keep = action {
+            let outputs = specs.iter().map(|spec| TensorSpec { dtype: cast(spec), ..spec.clone() }).collect();
+            return Ok(Self { entry, action, outputs, dtype, bytes });
+        }
         // What is packed or unpacked has the type of the matrix as floats.
-        let dtype = match action {
-            Action::Keep => dtype,
-            Action::Unpack | Action::Pack(_) => Some(matrix_spec(&entry, &specs, dtype)?.dtype),
+        let matrix = matrix_spec(&entry, &specs, dtype)?;
+        let dtype = Some(matrix.dtype);
+        let outputs = match action {
+            Action::Pack(packing) => packed_specs(module(&entry), &matrix, packing),
+            Action::Keep | Action::Unpack => vec![matrix],
         };
         Ok(Self { entry, action, outputs, dtype, bytes })
     }
@@ -382,8 +382,7 @@ fn matrix_spec(entry: &Entry, specs: &[TensorSpec], dtype: Option<Dtype>) -> Res
     let &[rows, columns] = &stored.shape[..] else {
         bail!("{}: packed, but of shape {:?}", stored.name, stored.shape);
     };
-    let scales = specs[1].dtype;
-    let dtype = dtype.unwrap_or(if scales.is_float() { scales } else { Dtype::Bfloat16 });
+    let dtype = dtype.unwrap_or_else(|| dtype_of_unpacked(specs[1].dtype));
     Ok(TensorSpec { name, dtype, shape: vec![rows, unpacked(columns, packing)] })
 }
 

@@ -145,14 +145,12 @@ impl Weights {
         let mut taken = BTreeSet::new();
         for (name, stored) in &self.tensors {
             let Some(path) = name.strip_suffix(".scales") else { continue };
-            let rule = self.quantization.as_ref().with_context(|| {
-                format!("{name}: quantized, but {}/config.json has no quantization", self.folder.display())
-            })?;
+            let packed = Some(self.packing(path)?);
             let parts = ["weight", "scales", "biases"].map(|part| format!("{path}.{part}"));
             let parts: Vec<String> = parts.into_iter().filter(|name| self.tensors.contains_key(name)).collect();
             taken.extend(parts.iter().cloned());
             let place = (stored.shard, stored.bytes.start);
-            entries.push((place, Entry { path: path.to_owned(), parts, packed: Some(rule.of(path)) }));
+            entries.push((place, Entry { path: path.to_owned(), parts, packed }));
         }
         for (name, stored) in self.tensors.iter().filter(|(name, _)| !taken.contains(*name)) {
             let place = (stored.shard, stored.bytes.start);
@@ -184,13 +182,18 @@ impl Weights {
         if !self.tensors.contains_key(&format!("{path}.scales")) {
             return part("weight");
         }
-        let rule =
-            self.quantization.as_ref().with_context(|| format!("{path} is quantized, config.json says not how"))?;
-        let QuantizedAs { group_size, bits, mode } = rule.of(path);
+        let QuantizedAs { group_size, bits, mode } = self.packing(path)?;
         let biases = mode.has_biases().then(|| part("biases")).transpose()?;
         let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
-        let dtype = if packed.scales.dtype().is_float() { packed.scales.dtype() } else { Dtype::Bfloat16 };
-        Ok(unpack(&packed, dtype)?)
+        Ok(unpack(&packed, dtype_of_unpacked(packed.scales.dtype()))?)
+    }
+
+    /// How the module at `path`, which has scales, is packed.
+    fn packing(&self, path: &str) -> Result<QuantizedAs> {
+        let rule = self.quantization.as_ref().with_context(|| {
+            format!("{path}.scales: quantized, but {}/config.json has no quantization", self.folder.display())
+        })?;
+        Ok(rule.of(path))
     }
 
     /// The same for a module's matrix, packed or not.
@@ -360,6 +363,11 @@ impl Scope<'_> {
     fn key(&self, name: impl Display) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
+}
+
+/// The type of a packed matrix as floats: that of its scales, which some modes do not have as floats.
+pub(super) fn dtype_of_unpacked(scales: Dtype) -> Dtype {
+    if scales.is_float() { scales } else { Dtype::Bfloat16 }
 }
 
 /// The tensors of a GGUF file under their new names. Each counts as a shard, by its place in the file.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
-use super::{Event, Job, Method, OnEvent, Unit};
+use super::{Job, Method, OnEvent, Unit, stage};
 use crate::calibration::Samples;
 use crate::calibration::divergence::{Divergences, Reference};
 use crate::checkpoint::ModelFiles;
@@ -134,12 +134,8 @@ fn positions<'e>(
     label: &str,
     on_event: &'e mut OnEvent,
 ) -> impl FnMut(usize) -> ControlFlow<()> + 'e {
-    let _ = on_event(Event::Stage(label, Unit::Steps, samples.positions() as u64));
-    let mut done = 0;
-    move |positions| {
-        done += positions as u64;
-        on_event(Event::Done(done))
-    }
+    let mut tell = stage(label, Unit::Steps, samples.positions() as u64, on_event);
+    move |positions| tell(positions as u64)
 }
 
 fn relative_error(before: &Array, after: &Array) -> Result<f64> {

@@ -14,6 +14,7 @@ use crate::ffi::{self, Kernel};
 use crate::level::Level;
 use crate::linear::{E2M1, E4M3, Format, Matrix, PackedView, Weight, current_level, is_float, is_form, pack};
 use crate::map::for_rows;
+use crate::scratch::as_slice_of;
 use crate::simd::{Simd, Work};
 use crate::view::{View, ViewMut};
 
@@ -72,7 +73,7 @@ impl Kernel for Quantize {
                     let (scales, biases) =
                         unsafe { (scales.slice(row * groups, groups), biases.slice(row * groups, groups)) };
                     // SAFETY: as above.
-                    let to = bytes_of(unsafe { weight.slice(row * words, words) });
+                    let to = as_slice_of(unsafe { weight.slice(row * words, words) });
                     self.level.dispatch(AffineRow { form, x: rows.get(row), to, scales, biases });
                 });
             } else if let [weight, scales] = outputs {
@@ -81,7 +82,7 @@ impl Kernel for Quantize {
                     // SAFETY: each row is written by one task.
                     let scales = unsafe { scales.slice(row * groups, groups) };
                     // SAFETY: as above.
-                    let to = bytes_of(unsafe { weight.slice(row * words, words) });
+                    let to = as_slice_of(unsafe { weight.slice(row * words, words) });
                     self.level.dispatch(FloatRow { form, x: rows.get(row), to, scales });
                 });
             }
@@ -91,12 +92,6 @@ impl Kernel for Quantize {
     fn vjp(&self, _: &[Array], _: &[Array]) -> Result<Vec<Option<Array>>> {
         Err(Exception::custom("packed numbers have no derivative"))
     }
-}
-
-fn bytes_of(words: &mut [u32]) -> &mut [u8] {
-    // SAFETY: the same memory; bytes have no alignment, and any four are a word. MLX's packed words are little-endian, as
-    // is every CPU that it runs on.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }
 
 /// The longest group.

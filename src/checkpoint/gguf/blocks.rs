@@ -4,7 +4,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::format::Format;
+use super::format::{Format, on_all_cores};
 
 /// A type to unpack to.
 pub(super) trait Number: Copy + Send {
@@ -25,21 +25,9 @@ impl Number for f16 {
 
 /// Unpacks whole blocks of a packed format, on all cores. `out` is as long as the blocks have values.
 pub(super) fn dequantize<N: Number>(format: Format, bytes: &[u8], out: &mut [N]) {
-    // Less is done before another thread has started.
-    const LEAST: usize = 1 << 16;
     let (values, size) = format.block();
     debug_assert_eq!(bytes.len() / size * values, out.len());
-    let blocks = (out.len() / values).div_ceil(mlx_cpu::threads()).max(LEAST / values);
-    std::thread::scope(|scope| {
-        let mut parts = bytes.chunks(blocks * size).zip(out.chunks_mut(blocks * values));
-        let first = parts.next();
-        for (bytes, out) in parts {
-            scope.spawn(move || unpack(format, bytes, out));
-        }
-        if let Some((bytes, out)) = first {
-            unpack(format, bytes, out);
-        }
-    });
+    on_all_cores((bytes, size), (out, values), |bytes, out| unpack(format, bytes, out));
 }
 
 fn unpack<N: Number>(format: Format, bytes: &[u8], out: &mut [N]) {

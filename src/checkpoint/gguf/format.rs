@@ -94,3 +94,26 @@ impl Format {
         (self.row().3, self.row().4)
     }
 }
+
+/// Calls `work` with parts of whole blocks of `from` and `to`, on all cores. A block has so many elements of each.
+pub(super) fn on_all_cores<A: Sync, B: Send>(
+    from: (&[A], usize),
+    to: (&mut [B], usize),
+    work: impl Fn(&[A], &mut [B]) + Sync,
+) {
+    // Less is done before another thread has started.
+    const LEAST: usize = 1 << 16;
+    let ((from, from_block), (to, to_block)) = (from, to);
+    let blocks = (from.len() / from_block).div_ceil(mlx_cpu::threads()).max(LEAST / from_block.min(to_block));
+    std::thread::scope(|scope| {
+        let mut parts = from.chunks(blocks * from_block).zip(to.chunks_mut(blocks * to_block));
+        let first = parts.next();
+        for (from, to) in parts {
+            let work = &work;
+            scope.spawn(move || work(from, to));
+        }
+        if let Some((from, to)) = first {
+            work(from, to);
+        }
+    });
+}

@@ -2,21 +2,14 @@
 
 use half::f16;
 
-use super::format::Format;
+use super::format::{Format, on_all_cores};
 
 /// Packs whole blocks of weights, on all cores. Formats are those that are written: F32, F16, Q8_0 and Q4_0.
 pub(super) fn quantize(format: Format, weights: &[f32]) -> Vec<u8> {
-    // Less is done before another thread has started.
-    const LEAST: usize = 1 << 16;
     let (values, size) = format.block();
     debug_assert!(weights.len().is_multiple_of(values));
     let mut packed = vec![0; weights.len() / values * size];
-    let blocks = (weights.len() / values).div_ceil(mlx_cpu::threads()).max(LEAST / values);
-    std::thread::scope(|scope| {
-        for (weights, out) in weights.chunks(blocks * values).zip(packed.chunks_mut(blocks * size)) {
-            scope.spawn(move || pack(format, weights, out));
-        }
-    });
+    on_all_cores((weights, values), (&mut packed, size), |weights, out| pack(format, weights, out));
     packed
 }
 

@@ -130,9 +130,11 @@ fn compare(seed: u64, rows: i32, columns: i32) {
     }
 }
 
+/// More, if one likes: `CASES=1000 cargo test --release -p mlx-cpu packing_is_that_of_mlx`.
 #[test]
 fn packing_is_that_of_mlx() {
-    for seed in 0..2 {
+    let cases = std::env::var("CASES").map_or(2, |cases| cases.parse().unwrap());
+    for seed in 0..cases {
         compare(seed, 48, 384);
     }
 }
@@ -194,15 +196,5 @@ fn what_is_no_form_is_an_error() {
         Packed { weight: packed.weight.as_dtype(Dtype::Int32).unwrap(), ..packed.clone() },
     ] {
         assert!(crate::dequantize(&broken, Dtype::Float32).is_err(), "{broken:?}");
-    }
-}
-
-/// Hours, if one likes: `CASES=1000 cargo test --release -p mlx-cpu campaign -- --ignored`.
-#[test]
-#[ignore = "long"]
-fn packing_is_that_of_mlx_campaign() {
-    let cases = std::env::var("CASES").map_or(100, |cases| cases.parse().unwrap());
-    for seed in 1000..1000 + cases {
-        compare(seed, 64, 1024);
     }
 }
