@@ -25,8 +25,11 @@ impl Staging {
         let lock = Lock::take(target)?;
         let (folder, old) = (sibling(target, "partial")?, sibling(target, "replaced")?);
         let make = || {
-            if fs::symlink_metadata(target).is_err() && old.exists() {
+            // Without a configuration it was being removed already, as the new one had its name.
+            if fs::symlink_metadata(target).is_err() && old.join("config.json").is_file() {
                 fs::rename(&old, target)?;
+            } else {
+                remove(&old)?;
             }
             remove(&folder)?;
             fs::create_dir(&folder)

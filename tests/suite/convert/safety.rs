@@ -96,6 +96,21 @@ fn what_a_killed_run_left_is_cleared_away() {
     assert_eq!(contents(&place.model()), contents(&fresh.model()));
 }
 
+/// A kill may come between putting the old model aside and naming the new one, or while the old one is removed.
+#[test]
+fn what_was_put_aside_comes_back_if_it_is_whole() {
+    let place = Place::new();
+    let aside = place.0.path().join(".model.replaced");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("generation_config.json"), "{}").unwrap();
+    drop(Staging::begin(&place.model(), true).unwrap());
+    assert_eq!(place.names(), Vec::<String>::new());
+    fs::rename(copy_of("text/llama").keep(), &aside).unwrap();
+    drop(Staging::begin(&place.model(), true).unwrap());
+    assert_eq!(place.names(), ["model"]);
+    load(&place.model()).unwrap();
+}
+
 #[test]
 fn of_two_writers_the_second_is_told() {
     let place = Place::new();
