@@ -179,7 +179,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__generate)
-            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --prefill-step-size --json --quiet --verbose --model --revision --dtype --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --help --version"
+            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --json --quiet --verbose --model --revision --dtype --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -210,10 +210,6 @@ _phi3v() {
                     return 0
                     ;;
                 --stop)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --prefill-step-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -294,6 +290,54 @@ _phi3v() {
                     return 0
                     ;;
                 --seed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --prefill-step-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-kv-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kv-bits)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kv-group-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --quantized-kv-start)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --prefix-cache-bytes)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --prompt-cache)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --image-cache)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --image-cache-bytes)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --draft-model)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --num-draft-tokens)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --memory-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -37,7 +37,6 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s p -l prompt -d 
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -57,10 +56,23 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l repetition-cont
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l presence-penalty -d 'Subtract from the logits of tokens already in the answer' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l frequency-penalty -d 'Subtract from the logits of tokens, for each time they are in the answer' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l seed -d 'Where the random numbers start: the same seed gives the same answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l kv-group-size -d 'Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the model\'s head_dim]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache-bytes -d 'The most bytes in that folder' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l ignore-chat-template -d 'Send the prompt as it is, without the checkpoint\'s chat template'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l json -d 'Print one JSON object with text, token ids, finish reason and timings'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r

@@ -214,6 +214,63 @@ fn share_or_zero(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
 
+/// What is kept in memory, and what is guessed ahead
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Memory and speed")]
+pub(crate) struct EngineArgs {
+    /// Positions of the prompt per step: smaller takes less memory, the answer stays the same
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) prefill_step_size: u64,
+    /// Forget all positions but the first 4 and the latest, so many in all
+    #[arg(long, value_name = "N")]
+    pub(crate) max_kv_size: Option<usize>,
+    /// Pack keys and values in so many bits: 8 or 4
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(4..=8))]
+    pub(crate) kv_bits: Option<i32>,
+    /// Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the
+    /// model's head_dim]
+    #[arg(long, value_name = "N", requires = "kv_bits")]
+    pub(crate) kv_group_size: Option<i32>,
+    /// Leave the keys and values of so many first positions as they are
+    #[arg(long, value_name = "N", requires = "kv_bits")]
+    pub(crate) quantized_kv_start: Option<usize>,
+    /// Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and
+    /// billions [default: 1G where there are several prompts]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) prefix_cache_bytes: Option<usize>,
+    /// Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_cache: Option<PathBuf>,
+    /// Keep what the model saw in pictures in this folder, for other runs
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) image_cache: Option<PathBuf>,
+    /// The most bytes in that folder
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "2G", requires = "image_cache")]
+    pub(crate) image_cache_bytes: usize,
+    /// Guess ahead with a smaller model of the same vocabulary: the answer stays the same
+    #[arg(long, value_name = "FOLDER|ID")]
+    pub(crate) draft_model: Option<String>,
+    /// Guess that what was said will be said again: faster where the answer copies from the prompt, and the same
+    #[arg(long, conflicts_with = "draft_model")]
+    pub(crate) prompt_lookup: bool,
+    /// The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub(crate) num_draft_tokens: Option<u16>,
+    /// Memory that may be used in all, in bytes [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) memory_limit: Option<usize>,
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let upper = text.to_ascii_uppercase();
+    let number = upper.strip_suffix('B').unwrap_or(&upper);
+    let units = [('K', 1e3), ('M', 1e6), ('G', 1e9)];
+    let split = units.into_iter().find_map(|(letter, unit)| Some((number.strip_suffix(letter)?, unit)));
+    let (number, unit) = split.unwrap_or((number, 1.0));
+    let bytes = number.parse::<f64>().ok().map(|number| number * unit).filter(|bytes| (0.0..=1e15).contains(bytes));
+    bytes.map(|bytes| bytes as usize).ok_or_else(|| "a number of bytes is expected, such as 500M or 2G".into())
+}
+
 /// Arguments of `phi3v generate`
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
@@ -232,9 +289,6 @@ pub(crate) struct GenerateArgs {
     /// A text that ends the answer and is not part of it; repeat it for several
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
-    /// Positions of the prompt per step: smaller takes less memory, the answer stays the same
-    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) prefill_step_size: u64,
     /// Print one JSON object with text, token ids, finish reason and timings
     #[arg(long)]
     pub(crate) json: bool,
@@ -247,6 +301,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) images: ImageArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 /// The number format of packed matrices

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod device;
 pub mod engine;
 mod http;
+pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod processor;

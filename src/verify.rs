@@ -355,7 +355,7 @@ impl Subject<'_> {
 
     fn logits(&self, prompt: &Prompt, recorded: &Recorded, checks: &mut Vec<Check>) -> Result<()> {
         let largest = self.prefill_step_sizes.iter().copied().max().unwrap_or(usize::MAX);
-        let mut sequence = Sequence::new(self.model.as_ref(), prompt, largest)?;
+        let mut sequence = Sequence::new(self.model.as_ref(), prompt)?;
         for (index, features) in sequence.image_features().enumerate() {
             if let Some(expected) = recorded.get(&format!("image_features_{index}")) {
                 let told = close(&numbers(features)?, expected, tolerance::IMAGE_FEATURES);
@@ -364,7 +364,7 @@ impl Subject<'_> {
         }
         let ids = recorded.ids("top10_ids");
         let rows = recorded.get("top10_ids").map_or(1, |top| top.shape[0]);
-        let hidden = sequence.prefill(rows, &mut |_, _| ControlFlow::Continue(()))?;
+        let hidden = sequence.prefill(rows, largest, &mut |_, _| ControlFlow::Continue(()))?;
         let hidden = hidden.ok_or_else(|| anyhow!("interrupted"))?;
         let last = hidden.try_index((0, -(rows as i32).., ..))?;
         let logits = self.model.logits(&last)?; // [rows, vocab_size]
@@ -392,12 +392,10 @@ impl Subject<'_> {
     }
 
     fn greedy(&self, prompt: &Prompt, recorded: &Recorded, step: usize) -> Result<Result<String, String>> {
-        let mut go_on = |_, _| ControlFlow::Continue(());
         let expected = recorded.ids("greedy_ids");
-        let mut sequence = Sequence::new(self.model.as_ref(), prompt, step)?;
-        let mut logits = sequence.prefill(1, &mut go_on)?.map(|hidden| sequence.logits(&hidden)).transpose()?;
+        let mut sequence = Sequence::new(self.model.as_ref(), prompt)?;
         for (at, &token) in expected.iter().enumerate() {
-            let now = logits.ok_or_else(|| anyhow!("interrupted"))?;
+            let now = sequence.next_logits(step)?;
             let best = (0..now.len()).max_by(|&a, &b| now[a].total_cmp(&now[b])).unwrap_or(0) as i64;
             if best != token {
                 let margin = recorded.get("greedy_margin").and_then(|m| m.values.get(at)).copied().unwrap_or(f64::NAN);
@@ -407,7 +405,7 @@ impl Subject<'_> {
                 }
                 return Ok(Err(format!("token {at} is {best}, recorded is {token} (margin {margin:.3})")));
             }
-            logits = sequence.advance(token as u32, &mut go_on)?;
+            sequence.push(token as u32);
         }
         Ok(Ok(format!("{} tokens equal", expected.len())))
     }

@@ -1,92 +1,232 @@
-//! Keys and values of the positions a model has seen, per layer.
+//! Keys and values of the positions a model has seen.
+//!
+//! They lie in blocks, so that a cache grows without moving what is in it, and so that sequences with the same beginning
+//! share it: an array is a counted reference, and a block that two caches hold is copied when one of them writes to it.
 
+mod block;
+mod features;
+mod file;
+mod prefix;
+mod saved;
+
+use anyhow::ensure;
 use mlx_rs::Array;
 use mlx_rs::error::Result;
-use mlx_rs::ops::concatenate;
-use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use serde::{Deserialize, Serialize};
+
+pub use block::Block;
+pub(crate) use block::Stored;
+pub use features::{FeatureStore, ImageKey};
+pub use prefix::{PrefixStore, Unit};
+use saved::Description;
 
 use crate::nn::RopeFactors;
 
-/// Positions by which the storage grows.
-const BLOCK: i32 = 256;
+/// Positions of a block.
+pub const BLOCK: usize = 256;
+
+/// The first positions are kept, as attention leans on them (Xiao et al. 2023, "attention sinks"); as many as mlx-lm keeps.
+pub const SINKS: usize = 4;
+
+/// So many positions can always be taken back, also from a cache that forgets.
+pub const ROLLBACK: usize = 64;
+
+/// What is kept, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CacheSettings {
+    /// The most positions that a position looks back on: the first [`SINKS`] and the latest before it.
+    pub max_size: Option<usize>,
+    /// How keys and values are packed; as computed if none.
+    pub packing: Option<KvPacking>,
+}
+
+/// How keys and values are packed: affine, each head's vector in groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvPacking {
+    /// Bits of a number, 4 or 8.
+    pub bits: i32,
+    /// Consecutive numbers that share a scale; divides `head_dim`.
+    pub group_size: i32,
+    /// Positions before this one stay as computed.
+    pub start: usize,
+}
+
+/// What a model's caches hold for each position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Vectors for keys, and as many for values.
+    pub num_key_value_heads: usize,
+    /// Numbers of a vector.
+    pub head_dim: usize,
+}
+
+impl CacheShape {
+    /// Bytes that a sequence of `len` positions takes, where a number takes `item_size` bytes and so many positions are
+    /// computed at once.
+    pub fn bytes(&self, len: usize, settings: CacheSettings, item_size: usize, step_size: usize) -> usize {
+        // Blocks that are not full, and those that are forgotten late.
+        let kept = settings.max_size.map_or(len, |size| len.min(size.saturating_add(step_size) + ROLLBACK + BLOCK));
+        let plain = settings.packing.map_or(kept, |packing| packing.start.min(kept));
+        let numbers = 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim;
+        let packed = settings.packing.map_or(0, |packing| {
+            numbers * packing.bits as usize / 8 + 2 * item_size * numbers / packing.group_size as usize
+        });
+        plain.next_multiple_of(BLOCK) * numbers * item_size + (kept - plain).next_multiple_of(BLOCK) * packed
+    }
+
+    /// An error unless keys and values can be packed like this.
+    pub fn check(&self, settings: CacheSettings) -> anyhow::Result<()> {
+        if let Some(KvPacking { bits, group_size, .. }) = settings.packing {
+            ensure!([4, 8].contains(&bits), "--kv-bits {bits}: 4 or 8 is expected");
+            ensure!(
+                [32, 64, 128].contains(&group_size) && self.head_dim.is_multiple_of(group_size as usize),
+                "--kv-group-size {group_size}: 32, 64 or 128 is expected, and a divisor of this model's head_dim, {}",
+                self.head_dim
+            );
+        }
+        if let Some(size) = settings.max_size {
+            ensure!(size > SINKS, "--max-kv-size {size}: more than {SINKS} is expected, as the first {SINKS} are kept");
+        }
+        Ok(())
+    }
+}
 
 /// What a model remembers of one sequence.
+#[derive(Clone)]
 pub struct Cache {
     /// One per decoder layer.
-    pub layers: Vec<LayerCache>,
+    layers: Vec<LayerCache>,
     /// The rotary factors with which the keys were turned; all keys of a cache share them.
     pub factors: RopeFactors,
+    settings: CacheSettings,
+    len: usize,
+    /// What was forgotten allows no shorter sequence than this.
+    shortest: usize,
+}
+
+/// Keys and values of one layer.
+#[derive(Clone, Default)]
+struct LayerCache {
+    blocks: Vec<Block>,
 }
 
 impl Cache {
     /// An empty cache.
-    pub fn new(num_layers: usize, factors: RopeFactors) -> Self {
-        Self { layers: (0..num_layers).map(|_| LayerCache::default()).collect(), factors }
+    pub fn new(num_layers: usize, factors: RopeFactors, settings: CacheSettings) -> Self {
+        Self { layers: vec![LayerCache::default(); num_layers], factors, settings, len: 0, shortest: 0 }
     }
 
-    /// Positions in the cache.
+    /// Positions of the sequence that were seen, forgotten ones included.
     pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.len as usize)
-    }
-
-    /// Whether no position is in the cache.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The arrays behind the cache, for evaluating them.
-    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers.iter().filter_map(|layer| layer.stored.as_ref()).flat_map(|(keys, values)| [keys, values])
-    }
-}
-
-/// Keys and values of one layer, `[batch, num_key_value_heads, capacity, head_dim]`, of which `len` positions count.
-#[derive(Default)]
-pub struct LayerCache {
-    stored: Option<(Array, Array)>,
-    len: i32,
-}
-
-impl LayerCache {
-    /// Positions in the cache.
-    pub fn len(&self) -> i32 {
         self.len
     }
 
-    /// Whether no position is in the cache.
+    /// Whether nothing was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Appends keys and values `[batch, num_key_value_heads, new, head_dim]` and returns those of all positions.
-    pub fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let end = self.len + keys.dim(2);
-        let (mut all_keys, mut all_values) = match self.stored.take() {
-            Some((k, v)) => (grown(k, end)?, grown(v, end)?),
-            None => (storage(keys, end)?, storage(values, end)?),
-        };
-        all_keys.try_index_mut((.., .., self.len..end, ..), keys)?;
-        all_values.try_index_mut((.., .., self.len..end, ..), values)?;
-        let used = (all_keys.try_index((.., .., ..end, ..))?, all_values.try_index((.., .., ..end, ..))?);
-        self.stored = Some((all_keys, all_values));
-        self.len = end;
-        Ok(used)
+    /// What is kept, and in which form.
+    pub fn settings(&self) -> CacheSettings {
+        self.settings
     }
-}
 
-/// Room for `len` positions of arrays like `like`, in whole blocks.
-fn storage(like: &Array, len: i32) -> Result<Array> {
-    let [batch, heads, _, head_dim] = like.shape() else { unreachable!("keys and values have four axes") };
-    let capacity = (len + BLOCK - 1) / BLOCK * BLOCK;
-    mlx_rs::ops::zeros_dtype(&[*batch, *heads, capacity, *head_dim], like.dtype())
-}
-
-/// `stored` with room for `len` positions.
-fn grown(stored: Array, len: i32) -> Result<Array> {
-    let missing = len - stored.dim(2);
-    if missing <= 0 {
-        return Ok(stored);
+    /// The arrays behind the cache, for evaluating them.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.layers.iter().flat_map(|layer| &layer.blocks).flat_map(Block::arrays)
     }
-    let more = storage(&stored, missing)?;
-    concatenate(&[stored, more], 2)
+
+    /// Bytes behind the cache.
+    pub fn bytes(&self) -> usize {
+        self.arrays().map(Array::nbytes).sum()
+    }
+
+    /// The blocks of layer `layer` in order.
+    pub(crate) fn blocks(&self, layer: usize) -> &[Block] {
+        &self.layers[layer].blocks
+    }
+
+    /// Whether the cache can be shortened to `len` positions.
+    pub fn can_truncate(&self, len: usize) -> bool {
+        len <= self.len && (len == self.len || len >= self.shortest)
+    }
+
+    /// Takes positions back until there are `len`, which [`Cache::can_truncate`] must allow.
+    pub fn truncate(&mut self, len: usize) {
+        debug_assert!(self.can_truncate(len));
+        for layer in &mut self.layers {
+            let mut surplus = self.len - len;
+            while let Some(last) = layer.blocks.last_mut() {
+                if surplus < last.len() {
+                    last.shorten(surplus);
+                    break;
+                }
+                surplus -= last.len();
+                layer.blocks.pop();
+            }
+        }
+        self.len = len;
+    }
+
+    /// Makes room in layer `layer` for `keys` and `values` `[num_key_value_heads, n, head_dim]` and puts them there; the
+    /// positions count when all layers have theirs and [`Cache::advance`] is called.
+    pub(crate) fn append(&mut self, layer: usize, keys: &Array, values: &Array) -> Result<()> {
+        let n = keys.dim(1) as usize;
+        let blocks = &mut self.layers[layer].blocks;
+        let packed_from = self.settings.packing.map_or(usize::MAX, |packing| packing.start);
+        let mut done = 0;
+        while done < n {
+            let position = self.len + done;
+            let packing = self.settings.packing.filter(|_| position >= packed_from);
+            let (left, limit) = (n - done, if packing.is_some() { usize::MAX } else { packed_from - position });
+            let most = left.min(limit);
+            done += match blocks.last_mut().filter(|block| block.takes(packing.is_some())) {
+                Some(block) => block.push(keys, values, done, most)?,
+                None => {
+                    let mut block = Block::new(keys, values, packing)?;
+                    let pushed = block.push(keys, values, done, most)?;
+                    blocks.push(block);
+                    pushed
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// `n` positions were appended to all layers. Of a cache that looks back on `window` positions and the first `sinks`,
+    /// blocks that nobody will look at any more are dropped.
+    pub(crate) fn advance(&mut self, n: usize, sinks: usize, window: Option<usize>) {
+        self.len += n;
+        let Some(window) = window else { return };
+        for layer in &mut self.layers {
+            let mut stored: usize = layer.blocks.iter().map(Block::len).sum();
+            let mut at = 0;
+            let mut start = 0;
+            while at < layer.blocks.len() {
+                let len = layer.blocks[at].len();
+                // The next position looks at no more than `window` stored ones, itself included.
+                if start >= sinks && start + len + window + ROLLBACK <= stored {
+                    layer.blocks.remove(at);
+                    stored -= len;
+                    self.shortest = self.len - ROLLBACK;
+                } else {
+                    start += len;
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// The first `len` positions, which [`Cache::can_truncate`] must allow, as a cache that goes its own way: it shares
+    /// them with this one, and neither copies them.
+    pub fn fork(&self, len: usize) -> Self {
+        let mut fork = self.clone();
+        fork.truncate(len);
+        for block in fork.layers.iter_mut().filter_map(|layer| layer.blocks.last_mut()) {
+            block.close();
+        }
+        fork
+    }
 }

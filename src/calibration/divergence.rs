@@ -108,12 +108,12 @@ pub(super) fn interruptible(flow: ControlFlow<()>) -> Result<()> {
 /// What the model expects to follow, `[positions, vocab_size]`, at all positions of a text and at those after the last
 /// picture.
 fn logits(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
-    let mut sequence = Sequence::new(model, prompt, STEP)?;
+    let mut sequence = Sequence::new(model, prompt)?;
     let positions = match prompt.segments.last() {
         Some(Segment::Text(ids)) => ids.len(),
         _ => 1,
     };
-    let hidden = sequence.prefill(positions, &mut |_, _| ControlFlow::Continue(()))?;
+    let hidden = sequence.prefill(positions, STEP, &mut |_, _| ControlFlow::Continue(()))?;
     let Some(hidden) = hidden else { bail!("interrupted") };
     let hidden = hidden.try_index((0, -(positions as i32).., ..))?; // [positions, hidden_size]
     Ok(model.logits(&hidden)?.as_dtype(Dtype::Float32)?.contiguous()?)

@@ -5,6 +5,7 @@ pub mod config;
 pub mod conversion;
 pub mod gguf;
 pub mod hub;
+pub mod identity;
 pub mod quantize;
 pub mod save;
 pub mod staging;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use mlx_mmap::MappedFile;
+use mlx_mmap::{MappedFile, item_size};
 use mlx_quantized::Packed;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -218,6 +218,21 @@ impl Weights {
     /// Bytes of all tensors as stored.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|stored| stored.bytes.len() as u64).sum()
+    }
+
+    /// Bytes of all tensors in the types in which they are taken.
+    pub fn bytes_in_memory(&self) -> usize {
+        let bytes = |stored: &Stored| {
+            let dtype = self.dtype.filter(|_| stored.dtype.is_float()).unwrap_or(stored.dtype);
+            stored.shape.iter().map(|&dim| dim as usize).product::<usize>() * item_size(dtype)
+        };
+        self.tensors.values().map(bytes).sum()
+    }
+
+    /// The type of floats that are computed with: what they are cast to, or else that of the first that is stored.
+    pub fn float_dtype(&self) -> Dtype {
+        let stored = self.tensors.values().map(|stored| stored.dtype).find(|dtype| dtype.is_float());
+        self.dtype.or(stored).unwrap_or(Dtype::Bfloat16)
     }
 
     /// Calls `progress` with the number of bytes of every tensor that was taken.
@@ -450,7 +465,8 @@ fn header(map: &MappedFile, shard: usize, remap: Remap) -> Result<Vec<(String, S
     Ok(tensors)
 }
 
-fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
+/// MLX's name of a type of numbers, if it has such.
+pub fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
     use safetensors::Dtype as S;
     Some(match dtype {
         S::BOOL => Dtype::Bool,

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
-use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
+use phi3v::memory::Demand;
 use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
-use phi3v::processor::{Message, NumCrops, Processor, Prompt};
-use phi3v::{checkpoint::ModelFiles, device, models};
+use phi3v::processor::{Message, NumCrops, Prompt};
 use serde::Serialize;
 
-use crate::cli::{CpuArgs, GenerateArgs, ImageArgs, ModelArgs, OutputArgs};
+use super::session;
+use crate::cli::{GenerateArgs, ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
 pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let GenerateArgs {
-        model: ModelArgs { model, revision, dtype, cpu: CpuArgs { threads } },
+        model,
         prompt,
         system,
         ignore_chat_template,
@@ -28,13 +28,11 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         max_tokens,
         stop,
         sampling,
-        prefill_step_size,
+        engine,
         json,
         output: OutputArgs { quiet, verbose },
     } = args;
     let ui = Ui::new(quiet, verbose);
-
-    device::use_threads(threads.map(usize::from))?;
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
     let prompt = read_prompt(prompt, &images)?;
@@ -46,35 +44,29 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         .collect::<Result<Vec<_>, _>>()?;
     let image_decode_time = decoding.elapsed();
 
-    let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), &ui)?;
-    let files = ModelFiles::read(&folder)?;
-    let processor = Processor::read(&files)?;
+    let opened = session::open(model, &ui)?;
     let num_crops = num_crops.unwrap_or(NumCrops::Checkpoint);
     let cutting = Instant::now();
     let prompt = if ignore_chat_template {
-        processor.prepare_text(&prompt, &images, num_crops)?
+        opened.processor.prepare_text(&prompt, &images, num_crops)?
     } else {
         let messages: Vec<Message> =
             system.map(|text| Message::new("system", text)).into_iter().chain([Message::new("user", prompt)]).collect();
-        processor.prepare(&messages, &images, num_crops)?
+        opened.processor.prepare(&messages, &images, num_crops)?
     };
     drop(images);
-    prompt.check_fits(files.max_position_embeddings()?)?;
+    prompt.check_fits(opened.files.max_position_embeddings()?)?;
     let image_time = image_decode_time + cutting.elapsed();
     report_prompt(&ui, &prompt);
 
     let loading = Instant::now();
-    let engine = load(&files, processor, dtype.dtype(), &ui)?;
+    let max_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX);
+    let session = opened.load(engine, Demand::of(&prompt, max_tokens), false, &ui)?;
     let load_time = loading.elapsed();
 
-    let request = Request {
-        prompt,
-        max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
-        sampling: sampling.into(),
-        stop,
-        prefill_step_size: usize::try_from(prefill_step_size).unwrap_or(usize::MAX),
-    };
-    let generation = stream(&engine, &request, json, &ui)?;
+    let request = Request { sampling: sampling.into(), stop, ..Request::new(prompt, max_tokens) };
+    let generation = stream(&session.engine, request, json, &ui)?;
+    session.save_prompt()?;
     let statistics = Statistics::new(&generation, image_time, load_time);
     if json {
         let output = Output {
@@ -90,7 +82,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     Ok(match generation.finish_reason {
         FinishReason::Interrupted => ExitCode::from(interrupt::EXIT_CODE),
-        FinishReason::Stop | FinishReason::Length => ExitCode::SUCCESS,
+        FinishReason::Stop | FinishReason::EarlyStop | FinishReason::Length => ExitCode::SUCCESS,
     })
 }
 
@@ -120,19 +112,8 @@ fn report_prompt(ui: &Ui, prompt: &Prompt) {
     ui.verbose(format!("prompt: {:?}", prompt.text));
 }
 
-fn load(files: &ModelFiles, processor: Processor, dtype: Option<mlx_rs::Dtype>, ui: &Ui) -> Result<Engine> {
-    let bar = ui.bytes("loading", 0);
-    let shown = bar.clone();
-    let model = models::load(files, dtype, move |done, total| {
-        shown.set_length(total);
-        shown.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    Engine::new(model, processor.tokenizer, files)
-}
-
 /// Serves the request; text goes to stdout as it comes, unless `json`.
-fn stream(engine: &Engine, request: &Request, json: bool, ui: &Ui) -> Result<Generation> {
+fn stream(engine: &Engine, request: Request, json: bool, ui: &Ui) -> Result<Generation> {
     // Not before: what comes earlier can simply be ended, downloads go on where they stopped.
     interrupt::listen()?;
     let mut stdout = std::io::stdout().lock();

@@ -3,6 +3,7 @@
 mod convert;
 mod docs;
 mod generate;
+mod session;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,30 +1,82 @@
 //! Requests in, text out: the one generation loop, for every command. It knows no arguments and no terminal.
 
+mod answer;
+pub mod batch;
+pub mod constrain;
 pub mod sampler;
 pub mod sequence;
+pub mod speculate;
 pub mod text;
 
+use std::cell::{OnceCell, RefCell};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use mlx_rs::Dtype;
 use serde::Serialize;
 
+use crate::cache::{CacheSettings, CacheShape, FeatureStore, PrefixStore};
 use crate::checkpoint::ModelFiles;
 use crate::models::{Arch, Model};
-use crate::processor::{Prompt, Segment, Tokenizer};
-use sampler::{Sampler, Sampling};
+use crate::nn::RopeFactors;
+use crate::processor::{Processor, Prompt};
+use batch::Batch;
+use constrain::{Constraint, Grammar, Vocabulary};
+use mlx_mmap::item_size;
+use sampler::Sampling;
 use sequence::Sequence;
-use text::{Detokenizer, StopMatcher};
+use speculate::Speculation;
 
-/// A model with what turns its tokens into text.
+/// A model with what turns its tokens into text, and what it remembers from request to request.
 pub struct Engine {
     model: Box<dyn Model>,
-    tokenizer: Tokenizer,
+    processor: Processor,
     stop_tokens: Vec<u32>,
+    options: EngineOptions,
+    speculation: Speculation,
+    cache_shape: CacheShape,
+    /// The type of hidden states, keys and values.
+    dtype: Dtype,
+    vocab_size: usize,
+    prefixes: RefCell<PrefixStore>,
+    features: RefCell<FeatureStore>,
+    vocabulary: OnceCell<Vocabulary>,
+}
+
+/// How requests are served. Nothing here decides on an answer in float32, but for the cache's settings.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Prompt positions per step: a matter of memory.
+    pub prefill_step_size: usize,
+    /// Requests that are served at once.
+    pub max_batch_size: usize,
+    /// Bytes for keys and values; none for no bound.
+    pub cache_bytes: Option<usize>,
+    /// How keys and values are kept.
+    pub cache: CacheSettings,
+    /// Bytes for keys and values of earlier requests.
+    pub prefix_cache_bytes: usize,
+    /// Bytes for the vectors of earlier requests' pictures.
+    pub feature_cache_bytes: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            prefill_step_size: 512,
+            max_batch_size: 8,
+            cache_bytes: None,
+            cache: CacheSettings::default(),
+            prefix_cache_bytes: 0,
+            feature_cache_bytes: 256 << 20,
+        }
+    }
 }
 
 /// What is asked of the engine.
+#[derive(Clone)]
 pub struct Request {
     /// What to continue.
     pub prompt: Prompt,
@@ -34,8 +86,18 @@ pub struct Request {
     pub sampling: Sampling,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Positions per step of the prefill: a matter of memory, not of results.
-    pub prefill_step_size: usize,
+    /// The form that the answer must have.
+    pub grammar: Option<Grammar>,
+    /// After so many tokens, end where the model could have ended well: Phi-3-Vision-MLX's `early_stop`.
+    pub early_stop: Option<usize>,
+}
+
+impl Request {
+    /// The best token always, up to `max_tokens`.
+    pub fn new(prompt: Prompt, max_tokens: usize) -> Self {
+        let sampling = Sampling::default();
+        Self { prompt, max_tokens, sampling, stop: Vec::new(), grammar: None, early_stop: None }
+    }
 }
 
 /// What happens while a request is served.
@@ -52,19 +114,22 @@ pub enum Event<'a> {
 }
 
 /// Why an answer ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model ended it, or a stop string was met.
+    /// The model ended it, a stop string was met, or the grammar allows no more.
     Stop,
+    /// The rule for ending early applied.
+    EarlyStop,
     /// `max_tokens` were generated, or the model's context is full.
     Length,
     /// The caller broke off.
+    #[default]
     Interrupted,
 }
 
 /// An answer and what it took.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Generation {
     /// The answer.
     pub text: String,
@@ -72,8 +137,20 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Whether the answer is a whole one by its grammar, where it has one.
+    pub complete: Option<bool>,
     /// Positions of the prompt.
     pub prompt_tokens: usize,
+    /// Of these, positions that were computed for an earlier request.
+    pub cached_tokens: usize,
+    /// Pictures that were encoded for an earlier request.
+    pub cached_images: usize,
+    /// Whether longrope's long factors were used in the end.
+    pub long_factors: bool,
+    /// Tokens proposed by speculation, and those of them that became part of the answer.
+    pub proposed: usize,
+    /// Of these, tokens that became part of the answer.
+    pub accepted: usize,
     /// Time for the pictures, from pixels to vectors.
     pub encoder_time: Duration,
     /// Time for the prompt, to the first logits.
@@ -85,146 +162,138 @@ pub struct Generation {
 impl Engine {
     /// An engine for a loaded checkpoint. Answers end with the tokens that its files name, and those of its
     /// architecture's chat format.
-    pub fn new(model: Box<dyn Model>, tokenizer: Tokenizer, files: &ModelFiles) -> Result<Self> {
+    pub fn new(
+        model: Box<dyn Model>,
+        processor: Processor,
+        files: &ModelFiles,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let arch = Arch::of(files)?;
         let mut stop_tokens = files.eos_token_ids()?;
-        stop_tokens.extend(Arch::of(files)?.stop_tokens.iter().filter_map(|token| tokenizer.id(token)));
-        Ok(Self { model, tokenizer, stop_tokens })
-    }
-
-    /// Serves a request. `on_event` may break off between any two steps; what there is by then is returned.
-    pub fn generate(
-        &self,
-        request: &Request,
-        mut on_event: impl FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Generation> {
-        ensure!(request.max_tokens > 0, "max-tokens is 0: nothing would be generated");
-        request.sampling.check()?;
-        let start = Instant::now();
-        let mut sequence = Sequence::new(self.model.as_ref(), &request.prompt, request.prefill_step_size)?;
-        let mut answer = Answer::new(self, request, start.elapsed());
-        if on_event(Event::Encoded).is_break() {
-            return answer.end(FinishReason::Interrupted, &mut on_event);
-        }
-
-        if let Some(boundary) = self.model.rope_boundary()
-            && sequence.len() > boundary
-            && on_event(Event::LongFactors(boundary)).is_break()
-        {
-            return answer.end(FinishReason::Interrupted, &mut on_event);
-        }
-
-        let prefill = Instant::now();
-        let hidden = sequence.prefill(1, &mut |done, total| on_event(Event::Prefill(done, total)))?;
-        let mut logits = hidden.map(|hidden| sequence.logits(&hidden)).transpose()?;
-        answer.generation.prefill_time = prefill.elapsed();
-
-        let decode = Instant::now();
-        let finish_reason = loop {
-            let Some(logits_now) = &mut logits else { break FinishReason::Interrupted };
-            let token = answer.choose(logits_now);
-            answer.generation.decode_time = decode.elapsed();
-            match answer.push(token, &mut on_event)? {
-                ControlFlow::Break(reason) => break reason,
-                ControlFlow::Continue(()) if sequence.len() + 1 >= self.model.max_position_embeddings() => {
-                    break FinishReason::Length;
-                }
-                ControlFlow::Continue(()) => {}
-            }
-            if sequence.crosses_boundary()
-                && let Some(boundary) = self.model.rope_boundary()
-                && on_event(Event::LongFactors(boundary)).is_break()
-            {
-                break FinishReason::Interrupted;
-            }
-            logits = sequence.advance(token, &mut |done, total| on_event(Event::Prefill(done, total)))?;
-        };
-        answer.end(finish_reason, &mut on_event)
-    }
-}
-
-/// The answer of a request as it grows.
-struct Answer<'a> {
-    engine: &'a Engine,
-    request: &'a Request,
-    /// The prompt's ids without pictures, for penalties.
-    prompt: Vec<u32>,
-    sampler: Sampler,
-    detokenizer: Detokenizer<'a>,
-    stops: StopMatcher,
-    generation: Generation,
-}
-
-impl<'a> Answer<'a> {
-    fn new(engine: &'a Engine, request: &'a Request, encoder_time: Duration) -> Self {
-        let ids = |segment: &Segment| match segment {
-            Segment::Text(ids) => ids.clone(),
-            Segment::Image(_) => Vec::new(),
-        };
-        Self {
-            engine,
-            request,
-            prompt: request.prompt.segments.iter().flat_map(ids).collect(),
-            sampler: Sampler::new(request.sampling.clone()),
-            detokenizer: Detokenizer::new(&engine.tokenizer),
-            stops: StopMatcher::new(&request.stop),
-            generation: Generation {
-                text: String::new(),
-                tokens: Vec::new(),
-                finish_reason: FinishReason::Interrupted,
-                prompt_tokens: request.prompt.len(),
-                encoder_time,
-                prefill_time: Duration::ZERO,
-                decode_time: Duration::ZERO,
-            },
-        }
-    }
-
-    fn choose(&mut self, logits: &mut [f32]) -> u32 {
-        self.sampler.sample(logits, &self.prompt, &self.generation.tokens)
-    }
-
-    /// Adds a token; breaks with the reason if the answer ends with it.
-    fn push(
-        &mut self,
-        token: u32,
-        on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<FinishReason>> {
-        self.generation.tokens.push(token);
-        if self.engine.stop_tokens.contains(&token) {
-            return Ok(ControlFlow::Break(FinishReason::Stop));
-        }
-        let text = self.detokenizer.push(token)?;
-        let (text, stopped) = self.stops.push(&text);
-        let flow = self.emit(&text, on_event);
-        Ok(if stopped {
-            // What the detokenizer holds back came after the stop string.
-            self.detokenizer.finish()?;
-            ControlFlow::Break(FinishReason::Stop)
-        } else if flow.is_break() {
-            ControlFlow::Break(FinishReason::Interrupted)
-        } else if self.generation.tokens.len() >= self.request.max_tokens {
-            ControlFlow::Break(FinishReason::Length)
-        } else {
-            ControlFlow::Continue(())
+        stop_tokens.extend(arch.stop_tokens.iter().filter_map(|token| processor.tokenizer.id(token)));
+        let cache_shape = (arch.cache_shape)(files)?;
+        cache_shape.check(options.cache)?;
+        ensure!(options.max_batch_size > 0, "a batch of 0 requests serves nobody");
+        let hidden = model.embed_tokens(&[0])?;
+        Ok(Self {
+            dtype: hidden.dtype(),
+            vocab_size: model.logits(&hidden)?.dim(-1) as usize,
+            model,
+            processor,
+            stop_tokens,
+            speculation: Speculation::None,
+            cache_shape,
+            prefixes: RefCell::new(PrefixStore::new(options.prefix_cache_bytes)),
+            features: RefCell::new(FeatureStore::new(options.feature_cache_bytes)),
+            vocabulary: OnceCell::new(),
+            options,
         })
     }
 
-    /// Every token is an occasion to break off, with text or without.
-    fn emit(&mut self, text: &str, on_event: &mut impl FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.generation.text.push_str(text);
-        on_event(Event::Text(text))
+    /// Guesses tokens ahead and checks them together. The answers stay the same.
+    pub fn speculate(self, speculation: Speculation) -> Self {
+        Self { speculation, ..self }
     }
 
-    fn end(
-        mut self,
-        finish_reason: FinishReason,
-        on_event: &mut impl FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Generation> {
-        let rest = self.detokenizer.finish()?;
-        let (mut text, stopped) = self.stops.push(&rest);
-        text += &self.stops.finish();
-        let _ = self.emit(&text, on_event);
-        self.generation.finish_reason = if stopped { FinishReason::Stop } else { finish_reason };
-        Ok(self.generation)
+    /// Keeps pictures' vectors in a folder, too: see [`FeatureStore::with_folder`].
+    pub fn keep_features(self, folder: &Path, most_bytes: u64, identity: &str) -> Result<Self> {
+        let features = self.features.into_inner().with_folder(folder, most_bytes, identity)?;
+        Ok(Self { features: RefCell::new(features), ..self })
     }
+
+    /// Reads a prompt that [`Engine::save_prompt`] wrote; false if there is no such file.
+    pub fn load_prompt(&self, path: &Path, identity: &str) -> Result<bool> {
+        self.prefixes.borrow_mut().load(path, identity, self.options.cache)
+    }
+
+    /// Writes what is kept of the latest request.
+    pub fn save_prompt(&self, path: &Path, identity: &str) -> Result<()> {
+        self.prefixes.borrow().save(path, identity)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Model {
+        self.model.as_ref()
+    }
+
+    /// What makes prompts of conversations and pictures.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// How requests are served.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Bytes that a request's keys and values take in the end.
+    pub fn cache_bytes(&self, request: &Request) -> usize {
+        let EngineOptions { cache, prefill_step_size, .. } = self.options;
+        let len = request.prompt.len().saturating_add(request.max_tokens).min(self.model.max_position_embeddings());
+        self.cache_shape.bytes(len, cache, item_size(self.dtype), prefill_step_size)
+    }
+
+    /// Serves a request. `on_event` may break off between any two steps; what there is by then is returned.
+    pub fn generate(&self, request: Request, mut on_event: impl FnMut(Event) -> ControlFlow<()>) -> Result<Generation> {
+        let mut batch = Batch::new(self);
+        batch.submit((), request)?;
+        loop {
+            if let Some(((), generation)) = batch.step(&mut |(), event| on_event(event))?.pop() {
+                return generation;
+            }
+        }
+    }
+
+    /// An error unless the request makes sense.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        ensure!(request.max_tokens > 0, "max-tokens is 0: nothing would be generated");
+        request.sampling.check()?;
+        request.prompt.check_fits(self.model.max_position_embeddings())?;
+        let bytes = self.cache_bytes(request);
+        if let Some(most) = self.options.cache_bytes {
+            ensure!(
+                bytes <= most,
+                "the prompt of {} positions and an answer of up to {} tokens take {} of memory, of which {} are free; \
+                 allow fewer tokens (--max-tokens), pack the cache (--kv-bits 8) or bound it (--max-kv-size)",
+                request.prompt.len(),
+                request.max_tokens,
+                megabytes(bytes),
+                megabytes(most)
+            );
+        }
+        Ok(())
+    }
+
+    /// A prompt on its way, with what is remembered of it.
+    fn sequence(&self, prompt: &Prompt) -> Result<Sequence<'_>> {
+        let mut features = self.features.borrow_mut();
+        let mut sequence = Sequence::with(self.model(), prompt, self.options.cache, &mut features)?;
+        let known = self.prefixes.borrow_mut().longest(&sequence.units(), sequence.cache.factors);
+        sequence.cache = known.unwrap_or_else(|| sequence.cache.clone());
+        Ok(sequence)
+    }
+
+    /// Keeps what was computed.
+    fn remember(&self, sequence: Sequence) {
+        self.prefixes.borrow_mut().put(sequence.units(), sequence.cache);
+    }
+
+    fn constraint(&self, grammar: &Grammar) -> Result<Constraint> {
+        let vocabulary = match self.vocabulary.get() {
+            Some(vocabulary) => vocabulary,
+            None => {
+                let made = Vocabulary::new(&self.processor.tokenizer, self.vocab_size, &self.stop_tokens)?;
+                self.vocabulary.get_or_init(|| made)
+            }
+        };
+        vocabulary.constraint(grammar)
+    }
+
+    fn uses_long_factors(&self, len: usize) -> bool {
+        self.model.rope_boundary().is_some() && self.model.rope_factors(len) == RopeFactors::Long
+    }
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
 }

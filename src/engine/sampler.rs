@@ -69,6 +69,7 @@ impl Sampling {
 }
 
 /// Chooses the tokens of one request.
+#[derive(Clone)]
 pub struct Sampler {
     settings: Sampling,
     random: ChaCha12Rng,

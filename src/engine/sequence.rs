@@ -1,23 +1,45 @@
-//! One sequence on its way through a model: prefill in chunks, then a token at a time, and anew from the start when it
-//! outgrows longrope's boundary.
+//! Sequences on their way through a model: any number of them together, each with as many new positions as it likes, and
+//! anew from the start when one outgrows longrope's boundary.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
-use crate::cache::Cache;
-use crate::models::Model;
+use crate::cache::{Cache, CacheSettings, FeatureStore, ImageKey, Unit};
+use crate::models::{Model, Row};
 use crate::processor::{Prompt, Segment};
 
 /// What the model reads: ids, and vectors in the place of pictures.
-enum Input {
+#[derive(Clone)]
+pub enum Input {
+    /// Token ids.
     Tokens(Vec<u32>),
-    /// `[1, image_tokens, hidden_size]`
-    Features(Array),
+    /// A picture.
+    Image {
+        /// Its vectors, `[1, image_tokens, hidden_size]`.
+        features: Array,
+        /// What it is known by.
+        key: ImageKey,
+    },
+}
+
+impl Input {
+    /// Positions it takes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::Image { features, .. } => features.dim(1) as usize,
+        }
+    }
+
+    /// Whether it takes none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Told about positions prefilled so far and in all; may break off.
@@ -28,27 +50,36 @@ pub struct Sequence<'m> {
     model: &'m dyn Model,
     inputs: Vec<Input>,
     len: usize,
-    cache: Cache,
-    prefill_step_size: usize,
+    /// What the model remembers of it.
+    pub cache: Cache,
 }
 
 impl<'m> Sequence<'m> {
-    /// Encodes the prompt's pictures, one after the other so that only one is in flight. Nothing is prefilled yet.
-    pub fn new(model: &'m dyn Model, prompt: &Prompt, prefill_step_size: usize) -> Result<Self> {
+    /// A sequence by itself, whose pictures are encoded. Nothing is prefilled yet.
+    pub fn new(model: &'m dyn Model, prompt: &Prompt) -> Result<Self> {
+        Self::with(model, prompt, CacheSettings::default(), &mut FeatureStore::new(0))
+    }
+
+    /// Encodes the prompt's pictures, one after the other so that only one is in flight, unless `features` has them.
+    /// Nothing is prefilled yet.
+    pub fn with(
+        model: &'m dyn Model,
+        prompt: &Prompt,
+        settings: CacheSettings,
+        features: &mut FeatureStore,
+    ) -> Result<Self> {
         prompt.check_fits(model.max_position_embeddings())?;
         let input = |segment: &Segment| -> Result<Input> {
             Ok(match segment {
                 Segment::Text(ids) => Input::Tokens(ids.clone()),
                 Segment::Image(index) => {
-                    let features = model.encode_image(&prompt.images[*index])?;
-                    features.eval()?;
-                    Input::Features(features)
+                    let (key, features) = features.encode(model, &prompt.images[*index])?;
+                    Input::Image { features, key }
                 }
             })
         };
         let inputs = prompt.segments.iter().map(input).collect::<Result<_>>()?;
-        let cache = model.new_cache(prompt.len());
-        Ok(Self { model, inputs, len: prompt.len(), cache, prefill_step_size: prefill_step_size.max(1) })
+        Ok(Self { model, inputs, len: prompt.len(), cache: model.new_cache(prompt.len(), settings) })
     }
 
     /// Positions of the sequence, those not yet in the cache included.
@@ -61,79 +92,175 @@ impl<'m> Sequence<'m> {
         self.len == 0
     }
 
+    /// Positions that are not in the cache yet.
+    pub fn pending(&self) -> usize {
+        self.len - self.cache.len()
+    }
+
+    /// The model that reads it.
+    pub fn model(&self) -> &'m dyn Model {
+        self.model
+    }
+
+    /// What stands where.
+    pub fn units(&self) -> Vec<Unit> {
+        let units = |input: &Input| match input {
+            Input::Tokens(ids) => ids.iter().map(|&id| Unit::Token(id)).collect(),
+            Input::Image { key, .. } => vec![Unit::Image(*key, input.len())],
+        };
+        self.inputs.iter().flat_map(units).collect()
+    }
+
+    /// The tokens from position `start` on, which are all that follows there.
+    pub fn last_tokens(&self, start: usize) -> &[u32] {
+        match self.inputs.last() {
+            Some(Input::Tokens(ids)) => &ids[ids.len().saturating_sub(self.len - start)..],
+            _ => &[],
+        }
+    }
+
+    /// Takes back tokens at the end until there are `len` positions.
+    pub fn truncate(&mut self, len: usize) {
+        if let Some(Input::Tokens(ids)) = self.inputs.last_mut() {
+            ids.truncate(ids.len().saturating_sub(self.len - len));
+        }
+        self.len = len;
+        if self.model.rope_factors(len) != self.cache.factors || !self.cache.can_truncate(len.min(self.cache.len())) {
+            self.cache = self.model.new_cache(len, self.cache.settings());
+        } else {
+            self.cache.truncate(len.min(self.cache.len()));
+        }
+    }
+
     /// The pictures' vectors, `[1, image_tokens, hidden_size]` each, in the order of the prompt.
     pub fn image_features(&self) -> impl Iterator<Item = &Array> {
         self.inputs.iter().filter_map(|input| match input {
-            Input::Features(features) => Some(features),
+            Input::Image { features, .. } => Some(features),
             Input::Tokens(_) => None,
         })
     }
 
-    /// Whether the next token makes the sequence longer than its rotary factors are for: what is cached is then dropped
-    /// and computed anew, since the values of deeper layers depend on the factors, too.
-    pub fn crosses_boundary(&self) -> bool {
-        self.model.rope_factors(self.len + 1) != self.cache.factors
-    }
-
-    /// Prefills what is not cached yet and returns the hidden states of the last positions, at least `last` of them
-    /// (if there are so many), `[1, n, hidden_size]`. Nothing if `on_prefill` breaks off.
-    pub fn prefill(&mut self, last: usize, on_prefill: &mut OnPrefill) -> Result<Option<Array>> {
-        let embeddings = self.embed()?; // [1, len, hidden_size]
-        let total = self.len;
-        let mut hidden: Vec<Array> = Vec::new();
-        let mut done = self.cache.len();
-        while done < total {
-            if on_prefill(done, total).is_break() {
-                return Ok(None);
-            }
-            let end = total.min(done.saturating_add(self.prefill_step_size));
-            let chunk = embeddings.try_index((.., done as i32..end as i32, ..))?;
-            let states = self.model.forward(&chunk, &mut self.cache)?;
-            // Only what is asked for is computed: of most chunks just keys and values.
-            if end + last > total {
-                hidden.push(states);
-            }
-            eval(self.cache.arrays().chain(hidden.last()))?;
-            // Buffers of one chunk's size are of no use to the next step, which is smaller.
-            mlx_rs::memory::clear_cache()?;
-            done = end;
-        }
-        // There is nothing left to break off.
-        let _ = on_prefill(total, total);
-        Ok(Some(concatenate(&hidden, 1)?))
-    }
-
-    /// Appends a token and returns the logits after it. Nothing if `on_prefill` breaks off, which is only asked where the
-    /// boundary is crossed.
-    pub fn advance(&mut self, token: u32, on_prefill: &mut OnPrefill) -> Result<Option<Vec<f32>>> {
-        let crosses = self.crosses_boundary();
+    /// Appends a token, which is pending then. Where the sequence gets longer than its rotary factors are for, the cache is
+    /// dropped, since the values of deeper layers depend on the factors, too: everything is pending. True if so.
+    pub fn push(&mut self, token: u32) -> bool {
         self.len += 1;
         match self.inputs.last_mut() {
             Some(Input::Tokens(ids)) => ids.push(token),
             _ => self.inputs.push(Input::Tokens(vec![token])),
         }
+        let crosses = self.model.rope_factors(self.len) != self.cache.factors;
         if crosses {
-            self.cache = self.model.new_cache(self.len);
-            let Some(hidden) = self.prefill(1, on_prefill)? else { return Ok(None) };
-            return self.logits(&hidden).map(Some);
+            self.cache = self.model.new_cache(self.len, self.cache.settings());
         }
-        let hidden = self.model.forward(&self.model.embed_tokens(&[token])?, &mut self.cache)?;
-        self.logits(&hidden).map(Some)
+        crosses
     }
 
-    /// Logits `[vocab_size]` of the last of these hidden states `[1, n, hidden_size]`.
-    pub fn logits(&self, hidden: &Array) -> Result<Vec<f32>> {
-        let last = hidden.try_index((.., -1.., ..))?;
-        let logits = self.model.logits(&last)?.as_dtype(Dtype::Float32)?.flatten(None, None)?;
+    /// Prefills what is pending, `step_size` positions at a time, and returns the hidden states of the last positions, at
+    /// least `last` of them (if there are so many), `[1, n, hidden_size]`. Nothing if `on_prefill` breaks off.
+    pub fn prefill(&mut self, last: usize, step_size: usize, on_prefill: &mut OnPrefill) -> Result<Option<Array>> {
+        let mut hidden: Vec<Array> = Vec::new();
+        while self.pending() > 0 {
+            if on_prefill(self.cache.len(), self.len).is_break() {
+                return Ok(None);
+            }
+            let n = self.pending().min(step_size.max(1));
+            let states = forward(&mut [Part { sequence: self, n, proposed: &[] }])?;
+            // Only what is asked for is computed: of most chunks just keys and values.
+            if self.cache.len() + last > self.len {
+                hidden.push(states);
+            }
+            eval(self.cache.arrays().chain(hidden.last()))?;
+            // Buffers of one chunk's size are of no use to the next step, which is smaller.
+            mlx_rs::memory::clear_cache()?;
+        }
+        // There is nothing left to break off.
+        let _ = on_prefill(self.len, self.len);
+        ensure!(!hidden.is_empty(), "there is nothing to prefill");
+        Ok(Some(concatenate(&hidden, 1)?))
+    }
+
+    /// Prefills what is pending, `step_size` positions at a time, and returns the logits `[vocab_size]` after it.
+    pub fn next_logits(&mut self, step_size: usize) -> Result<Vec<f32>> {
+        let hidden = self.prefill(1, step_size, &mut |_, _| ControlFlow::Continue(()))?;
+        self.last_logits(&hidden.context("nobody breaks off here")?)
+    }
+
+    /// Logits `[vocab_size]` after the last of these hidden states `[1, n, hidden_size]`.
+    pub fn last_logits(&self, hidden: &Array) -> Result<Vec<f32>> {
+        let logits = logits(self.model, hidden, &[hidden.dim(1) as usize - 1])?;
         logits.eval()?;
-        Ok(logits.as_slice::<f32>().to_vec())
+        Ok(logits.try_as_slice::<f32>()?.to_vec())
     }
 
-    fn embed(&self) -> Result<Array> {
-        let parts = self.inputs.iter().map(|input| match input {
-            Input::Tokens(ids) => self.model.embed_tokens(ids),
-            Input::Features(features) => Ok(features.clone()),
-        });
-        Ok(concatenate(&parts.collect::<Result<Vec<_>, _>>()?, 1)?)
+    /// What is at these positions: ids appended to the last tokens of `to`, and parts of pictures.
+    fn read(&self, range: Range<usize>, to: &mut Vec<Input>) -> Result<()> {
+        let mut start = 0;
+        for input in &self.inputs {
+            let end = start + input.len();
+            let (from, until) = (range.start.max(start), range.end.min(end));
+            if from < until {
+                match input {
+                    Input::Tokens(ids) => append(&ids[from - start..until - start], to),
+                    Input::Image { features, key } => {
+                        let part = features.try_index((.., (from - start) as i32..(until - start) as i32, ..))?;
+                        to.push(Input::Image { features: part, key: *key });
+                    }
+                }
+            }
+            start = end;
+        }
+        Ok(())
     }
+}
+
+fn append(new: &[u32], to: &mut Vec<Input>) {
+    match to.last_mut() {
+        Some(Input::Tokens(ids)) => ids.extend(new),
+        _ if new.is_empty() => {}
+        _ => to.push(Input::Tokens(new.to_vec())),
+    }
+}
+
+/// What one sequence does in a step.
+pub struct Part<'a, 'm> {
+    /// The sequence.
+    pub sequence: &'a mut Sequence<'m>,
+    /// So many of its pending positions.
+    pub n: usize,
+    /// Tokens that may follow them: they get into the cache, but do not belong to the sequence.
+    pub proposed: &'a [u32],
+}
+
+/// Runs the parts through their model together and returns their last hidden states,
+/// `[1, positions of all parts, hidden_size]`, part by part.
+pub fn forward(parts: &mut [Part]) -> Result<Array> {
+    let model = parts.first().context("there is nothing to compute")?.sequence.model;
+    let mut inputs = Vec::new();
+    for Part { sequence, n, proposed } in parts.iter() {
+        let start = sequence.cache.len();
+        sequence.read(start..start + n, &mut inputs)?;
+        append(proposed, &mut inputs);
+    }
+    let embed = |input: &Input| match input {
+        Input::Tokens(ids) => model.embed_tokens(ids),
+        Input::Image { features, .. } => Ok(features.clone()),
+    };
+    let mut embedded = inputs.iter().map(embed).collect::<Result<Vec<_>, _>>()?;
+    let x = if embedded.len() == 1 { embedded.remove(0) } else { concatenate(&embedded, 1)? };
+    let mut rows: Vec<Row> =
+        parts.iter_mut().map(|part| Row { n: part.n + part.proposed.len(), cache: &mut part.sequence.cache }).collect();
+    Ok(model.forward(&x, &mut rows)?)
+}
+
+/// Logits `[n, vocab_size]` in float32 at these positions of hidden states `[1, .., hidden_size]`.
+pub fn logits(model: &dyn Model, hidden: &Array, positions: &[usize]) -> Result<Array> {
+    let all = hidden.dim(1) as usize == positions.len();
+    let chosen = if all {
+        hidden.clone()
+    } else {
+        let positions: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
+        hidden.take_axis(Array::from_slice(&positions, &[positions.len() as i32]), 1)?
+    };
+    let logits = model.logits(&chosen)?.as_dtype(Dtype::Float32)?;
+    Ok(logits.reshape(&[positions.len() as i32, -1])?)
 }

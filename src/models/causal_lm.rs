@@ -3,13 +3,14 @@
 use anyhow::{Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Deserialize;
 
-use super::Model;
-use crate::cache::{Cache, LayerCache};
+use super::{Model, Row};
+use crate::cache::{Cache, CacheSettings, CacheShape, SINKS};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, cached_attention};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]
@@ -51,6 +52,19 @@ impl Config {
         self.head_dim.unwrap_or(self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0))
     }
 
+    fn sliding_window(&self) -> Option<usize> {
+        let window = usize::try_from(self.sliding_window?).ok()?;
+        (window > 0 && self.use_sliding_window != Some(false)).then_some(window)
+    }
+
+    pub(super) fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            num_hidden_layers: self.num_hidden_layers.max(0) as usize,
+            num_key_value_heads: self.num_key_value_heads().max(0) as usize,
+            head_dim: self.head_dim().max(0) as usize,
+        }
+    }
+
     /// Sizes that no model has are refused here, so that arithmetic with them cannot overflow.
     fn check(&self, activations: &[HiddenAct]) -> Result<()> {
         let act = self.hidden_act;
@@ -77,19 +91,34 @@ impl Config {
     }
 }
 
-/// What every block of one forward pass is told.
-pub(super) struct Step<'a> {
+/// What the blocks of one forward pass are told, and where they put keys and values. `n` is the number of new positions of
+/// all rows, one row after the other.
+pub(super) struct Step<'a, 'c> {
     rope: &'a Rope,
-    factors: RopeFactors,
-    past: i32,
-    /// Which keys the new positions see.
-    pub mask: Mask,
+    rows: &'a mut [Row<'c>],
+    mask: Mask,
+    layer: usize,
 }
 
-impl Step<'_> {
-    /// Turns queries or keys `[batch, heads, n, head_dim]` of the new positions.
+impl Step<'_, '_> {
+    /// Turns queries or keys `[1, heads, n, head_dim]` of the new positions.
     pub(super) fn rotate(&self, x: &Array) -> Result<Array, Exception> {
-        self.rope.forward(x, self.past, self.factors)
+        self.rope.forward(x, self.rows.iter().map(|row| (row.cache.len(), row.n, row.cache.factors)))
+    }
+
+    /// Appends keys and values `[1, kv_heads, n, head_dim]` to the rows' caches and lets queries
+    /// `[1, heads, n, head_dim]` look at them: `[1, n, heads · head_dim]`.
+    pub(super) fn attend(&mut self, queries: &Array, keys: &Array, values: &Array) -> Result<Array, Exception> {
+        let mut start = 0;
+        for row in self.rows.iter_mut() {
+            let range = start..start + row.n as i32;
+            let new = |from: &Array| from.try_index((0, .., range.clone(), ..));
+            row.cache.append(self.layer, &new(keys)?, &new(values)?)?;
+            start = range.end;
+        }
+        let rows: Vec<_> = self.rows.iter().map(|row| (row.n, row.cache.blocks(self.layer))).collect();
+        let scale = (queries.dim(3) as f32).powf(-0.5);
+        cached_attention(queries, &rows, scale, self.mask)
     }
 }
 
@@ -98,8 +127,8 @@ pub(super) trait Block {
     /// The activations that its MLP may have.
     const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Silu];
 
-    /// `[batch, n, hidden_size] -> [batch, n, hidden_size]`
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception>;
+    /// `[1, n, hidden_size] -> [1, n, hidden_size]`
+    fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception>;
 }
 
 /// A decoder with blocks of one kind.
@@ -112,7 +141,7 @@ pub(super) struct CausalLm<B> {
     /// None where the embedding table serves.
     lm_head: Option<Linear>,
     rope: Rope,
-    sliding_window: Option<i32>,
+    sliding_window: Option<usize>,
     max_position_embeddings: usize,
 }
 
@@ -128,7 +157,7 @@ impl<B: Block> CausalLm<B> {
             norm: RmsNorm::load(&model.pp("norm"), c.hidden_size, c.rms_norm_eps),
             lm_head: (!c.tie_word_embeddings).then(|| Linear::load(&w.pp("lm_head"), c.hidden_size, c.vocab_size)),
             rope: Rope::new(&c.rope, c.head_dim())?,
-            sliding_window: c.sliding_window.filter(|&window| window > 0 && c.use_sliding_window != Some(false)),
+            sliding_window: c.sliding_window(),
             embed_scale: None,
             max_position_embeddings: c.rope.max_position_embeddings,
         })
@@ -145,17 +174,27 @@ impl<B: Block> Model for CausalLm<B> {
         }
     }
 
-    fn new_cache(&self, len: usize) -> Cache {
-        Cache::new(self.layers.len(), self.rope_factors(len))
+    fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache {
+        Cache::new(self.layers.len(), self.rope_factors(len), settings)
     }
 
-    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {
-        let past = cache.len() as i32;
-        let mask = self.sliding_window.map_or(Mask::Causal, |window| Mask::Window(window as usize));
-        let step = Step { rope: &self.rope, factors: cache.factors, past, mask };
+    fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
+        let max_size = rows.first().and_then(|row| row.cache.settings().max_size);
+        let (sinks, window) = match (self.sliding_window, max_size) {
+            (Some(window), None) => (0, Some(window)),
+            (Some(window), Some(size)) if window <= size => (0, Some(window)),
+            (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
+            (None, None) => (0, None),
+        };
+        let mask = window.map_or(Mask::Causal, Mask::Window);
+        let mut step = Step { rope: &self.rope, rows, mask, layer: 0 };
         let mut x = x.clone();
-        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(&x, cache, &step)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            step.layer = index;
+            x = layer.forward(&x, &mut step)?;
+        }
+        for row in rows {
+            row.cache.advance(row.n, sinks, window);
         }
         self.norm.forward(&x)
     }

@@ -8,7 +8,6 @@ use mlx_rs::error::Exception;
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step};
 use super::llama::Attention;
-use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantize::Role;
 use crate::nn::{Linear, RmsNorm, add, geglu};
@@ -17,6 +16,7 @@ pub(super) const ARCH: Arch = Arch {
     model_types: &["gemma"],
     load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
+    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
     role: |_| Role::Text,
     has_vision: false,
     stop_tokens: &["<end_of_turn>"],
@@ -77,8 +77,8 @@ impl Block {
 impl causal_lm::Block for Block {
     const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Gelu, HiddenAct::GeluPytorchTanh];
 
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
-        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+    fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
         add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }

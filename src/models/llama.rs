@@ -7,10 +7,9 @@ use mlx_rs::error::Exception;
 
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
-use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantize::Role;
-use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
+use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["llama", "mistral", "qwen2"],
@@ -19,6 +18,7 @@ pub(super) const ARCH: Arch = Arch {
         Ok(Box::new(CausalLm::load(&c, w, |w| Block::load(w, &c))?))
     },
     remap: |files| Ok(files.parse::<Config>()?.remap()),
+    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
     role: |_| Role::Text,
     has_vision: false,
     stop_tokens: &[],
@@ -31,7 +31,6 @@ pub(super) struct Attention {
     o_proj: Linear,
     num_attention_heads: i32,
     num_key_value_heads: i32,
-    head_dim: i32,
 }
 
 impl Attention {
@@ -45,18 +44,15 @@ impl Attention {
             o_proj: linear("o_proj", heads * head_dim, c.hidden_size),
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
-            head_dim,
         }
     }
 
-    pub(super) fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+    pub(super) fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
         let kv_heads = self.num_key_value_heads;
-        let queries = split_heads(&self.q_proj.forward(x)?, self.num_attention_heads)?; // [batch, heads, n, head_dim]
-        let keys = split_heads(&self.k_proj.forward(x)?, kv_heads)?; // [batch, kv_heads, n, head_dim]
+        let queries = split_heads(&self.q_proj.forward(x)?, self.num_attention_heads)?; // [1, heads, n, head_dim]
+        let keys = split_heads(&self.k_proj.forward(x)?, kv_heads)?; // [1, kv_heads, n, head_dim]
         let values = split_heads(&self.v_proj.forward(x)?, kv_heads)?;
-        let (keys, values) = cache.update(&step.rotate(&keys)?, &values)?; // [batch, kv_heads, past + n, head_dim]
-        let scale = (self.head_dim as f32).powf(-0.5);
-        self.o_proj.forward(&attention(&step.rotate(&queries)?, &keys, &values, scale, step.mask)?)
+        self.o_proj.forward(&step.attend(&step.rotate(&queries)?, &step.rotate(&keys)?, &values)?)
     }
 }
 
@@ -101,8 +97,8 @@ impl Block {
 }
 
 impl causal_lm::Block for Block {
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
-        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+    fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
         add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheSettings, CacheShape};
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Scope, Weights};
@@ -28,6 +28,8 @@ pub struct Arch {
     pub remap: fn(&ModelFiles) -> Result<Remap>,
     /// What the matrix of the module at this path is for, when a checkpoint is quantized.
     pub role: fn(&str) -> Role,
+    /// What its caches hold.
+    pub cache_shape: fn(&ModelFiles) -> Result<CacheShape>,
     /// Whether prompts can hold pictures, as `<|image_N|>`.
     pub has_vision: bool,
     /// Tokens that end an answer although the checkpoint's files may not say so.
@@ -55,6 +57,14 @@ impl Arch {
     }
 }
 
+/// A sequence in a ragged batch.
+pub struct Row<'c> {
+    /// What the model remembers of it.
+    pub cache: &'c mut Cache,
+    /// Its new positions.
+    pub n: usize,
+}
+
 /// A language model, with or without eyes, as the engine sees it.
 pub trait Model {
     /// Ids to vectors: `[n] -> [1, n, hidden_size]`.
@@ -66,10 +76,11 @@ pub trait Model {
     }
 
     /// An empty cache for a sequence of `len` positions.
-    fn new_cache(&self, len: usize) -> Cache;
+    fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache;
 
-    /// Appends `x` `[1, n, hidden_size]` to the cached sequence; the last hidden states, `[1, n, hidden_size]`.
-    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception>;
+    /// Appends to each row its part of `x` `[1, n of all rows, hidden_size]`, one after the other; the last hidden states,
+    /// `[1, n of all rows, hidden_size]`. The rows' caches have the same settings.
+    fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception>;
 
     /// Hidden states to logits: `[.., hidden_size] -> [.., vocab_size]`.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception>;

@@ -8,15 +8,15 @@ use mlx_rs::ops::{split_at_indices, split_equal};
 
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
-use crate::cache::LayerCache;
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantize::Role;
-use crate::nn::{Linear, RmsNorm, add, attention, split_heads, swiglu};
+use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],
     load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
+    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
     role: |_| Role::Text,
     has_vision: false,
     stop_tokens: STOP_TOKENS,
@@ -50,16 +50,14 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
+    fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
         let (heads, kv_heads, head_dim) = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
-        let qkv = self.qkv_proj.forward(x)?; // [batch, n, (heads + 2 · kv_heads) · head_dim]
+        let qkv = self.qkv_proj.forward(x)?; // [1, n, (heads + 2 · kv_heads) · head_dim]
         let parts = split_at_indices(&qkv, &[heads * head_dim, (heads + kv_heads) * head_dim], -1)?;
-        let queries = step.rotate(&split_heads(&parts[0], heads)?)?; // [batch, heads, n, head_dim]
-        let keys = step.rotate(&split_heads(&parts[1], kv_heads)?)?; // [batch, kv_heads, n, head_dim]
+        let queries = step.rotate(&split_heads(&parts[0], heads)?)?; // [1, heads, n, head_dim]
+        let keys = step.rotate(&split_heads(&parts[1], kv_heads)?)?; // [1, kv_heads, n, head_dim]
         let values = split_heads(&parts[2], kv_heads)?;
-        let (keys, values) = cache.update(&keys, &values)?; // [batch, kv_heads, past + n, head_dim]
-        let scale = (head_dim as f32).powf(-0.5);
-        self.o_proj.forward(&attention(&queries, &keys, &values, scale, step.mask)?)
+        self.o_proj.forward(&step.attend(&queries, &keys, &values)?)
     }
 }
 
@@ -77,7 +75,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Array) -> Result<Array, Exception> {
-        let gate_up = split_equal(self.gate_up_proj.forward(x)?, 2, -1)?; // twice [batch, n, intermediate_size]
+        let gate_up = split_equal(self.gate_up_proj.forward(x)?, 2, -1)?; // twice [1, n, intermediate_size]
         self.down_proj.forward(&swiglu(&gate_up[0], &gate_up[1])?)
     }
 }
@@ -102,8 +100,8 @@ impl Block {
 }
 
 impl causal_lm::Block for Block {
-    fn forward(&self, x: &Array, cache: &mut LayerCache, step: &Step) -> Result<Array, Exception> {
-        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, step)?)?;
+    fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
         add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }

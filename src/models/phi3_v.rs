@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::causal_lm::{self, CausalLm};
 use super::clip::{self, Clip};
-use super::{Arch, Model, phi3};
-use crate::cache::Cache;
+use super::{Arch, Model, Row, phi3};
+use crate::cache::{Cache, CacheSettings};
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
@@ -23,6 +23,7 @@ pub(super) const ARCH: Arch = Arch {
     load: |files, w| Ok(Box::new(Phi3V::load(&files.parse()?, w)?)),
     remap: |_| Ok(Remap { rename, transpose }),
     role,
+    cache_shape: |files| Ok(files.parse::<Config>()?.text.cache_shape()),
     has_vision: true,
     stop_tokens: phi3::STOP_TOKENS,
 };
@@ -170,12 +171,12 @@ impl Model for Phi3V {
         self.vision_embed_tokens.forward(tiles)
     }
 
-    fn new_cache(&self, len: usize) -> Cache {
-        self.text.new_cache(len)
+    fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache {
+        self.text.new_cache(len, settings)
     }
 
-    fn forward(&self, x: &Array, cache: &mut Cache) -> Result<Array, Exception> {
-        self.text.forward(x, cache)
+    fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
+        self.text.forward(x, rows)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {

@@ -1,11 +1,13 @@
-//! Scaled dot-product attention and the split into heads before it.
+//! Scaled dot-product attention, over what was just computed or over caches, and the split into heads before it.
 
 pub use mlx_cpu::Mask;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::arange;
+use mlx_rs::ops::indexing::{NewAxis, TryIndexOp};
+use mlx_rs::ops::{arange, concatenate};
 use mlx_rs::{Array, Dtype};
 
+use crate::cache::{Block, Stored};
 use crate::device::on_cpu;
 
 /// `softmax(scale · queries · keysᵀ) · values` (Vaswani et al. 2017, equation 1) per head, with the heads side by side
@@ -28,6 +30,24 @@ pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask
         _ => Some(ScaledDotProductAttentionMask::Causal),
     };
     merge_heads(&scaled_dot_product_attention(queries, keys, values, scale, mask, None)?)
+}
+
+/// Attention of each row of a ragged batch over its own cache. Queries are `[1, heads, n of all rows, head_dim]`, the
+/// result is `[1, n of all rows, heads · head_dim]`; a row's last query stands at the last position of its blocks.
+pub fn cached_attention(queries: &Array, rows: &[(usize, &[Block])], scale: f32, mask: Mask) -> Result<Array> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (n, blocks) in rows {
+        let end = start + *n as i32;
+        let queries = queries.try_index((.., .., start..end, ..))?;
+        let all = |part: fn(&Block) -> &Stored| -> Result<Array> {
+            let used = blocks.iter().map(|block| part(block).read(block.len(), queries.dtype()));
+            concatenate(&used.collect::<Result<Vec<_>>>()?, 1)?.try_index(NewAxis)
+        };
+        parts.push(attention(&queries, &all(|block| &block.keys)?, &all(|block| &block.values)?, scale, mask)?);
+        start = end;
+    }
+    concatenate(&parts, 1)
 }
 
 /// `[n, total]`, true where the query sees the key.

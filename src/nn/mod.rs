@@ -7,7 +7,7 @@ mod norm;
 mod rope;
 
 pub use activation::{add, geglu, gelu, quick_gelu, swiglu};
-pub use attention::{Mask, attention, split_heads};
+pub use attention::{Mask, attention, cached_attention, split_heads};
 pub use linear::{Embedding, Linear};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopeConfig, RopeFactors};

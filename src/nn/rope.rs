@@ -1,6 +1,8 @@
 //! Rotary position embedding (Su et al. 2021) and the scalings that the supported models publish.
 
 use anyhow::{Result, bail, ensure};
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast};
 use serde::Deserialize;
 
@@ -109,8 +111,24 @@ impl Rope {
         self.boundary
     }
 
-    /// Turns `x` `[batch, heads, n, head_dim]`, whose first position is `offset`.
-    pub fn forward(&self, x: &Array, offset: i32, factors: RopeFactors) -> mlx_rs::error::Result<Array> {
+    /// Turns `x` `[1, heads, n of all rows, head_dim]`; of each row is given where it starts, how many positions it has,
+    /// and its factors.
+    pub fn forward(
+        &self,
+        x: &Array,
+        rows: impl Iterator<Item = (usize, usize, RopeFactors)>,
+    ) -> mlx_rs::error::Result<Array> {
+        let mut parts: Vec<Array> = Vec::new();
+        let mut start = 0;
+        for (offset, n, factors) in rows {
+            let end = start + n as i32;
+            parts.push(self.turn(&x.try_index((.., .., start..end, ..))?, offset as i32, factors)?);
+            start = end;
+        }
+        if parts.len() == 1 { Ok(parts.remove(0)) } else { concatenate(&parts, 2) }
+    }
+
+    fn turn(&self, x: &Array, offset: i32, factors: RopeFactors) -> mlx_rs::error::Result<Array> {
         let wavelengths = match (factors, &self.long) {
             (RopeFactors::Long, Some(long)) => long,
             _ => &self.short,

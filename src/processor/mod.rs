@@ -39,6 +39,7 @@ pub enum Segment {
 }
 
 /// A prompt that is ready for a model.
+#[derive(Clone)]
 pub struct Prompt {
     /// What the chat template made of the conversation.
     pub text: String,

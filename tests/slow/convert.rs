@@ -153,8 +153,8 @@ fn an_imported_model_predicts_what_llama_cpp_predicts() {
 
     let model = models::load(&ModelFiles::read(&target).unwrap(), Some(Dtype::Float32), |_, _| ()).unwrap();
     let prompt = Prompt { text: String::new(), segments: vec![Segment::Text(ids)], images: Vec::new() };
-    let mut sequence = Sequence::new(model.as_ref(), &prompt, 512).unwrap();
-    let hidden = sequence.prefill(prompt.len(), &mut |_, _| ControlFlow::Continue(())).unwrap().unwrap();
+    let mut sequence = Sequence::new(model.as_ref(), &prompt).unwrap();
+    let hidden = sequence.prefill(prompt.len(), 512, &mut |_, _| ControlFlow::Continue(())).unwrap().unwrap();
     let ours = model.logits(&hidden).unwrap().reshape(theirs.shape()).unwrap();
 
     let log = |logits: &Array| logits.subtract(logsumexp_axis(logits, -1, true).unwrap()).unwrap();

@@ -15,8 +15,7 @@ use std::process::{Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
 use phi3v::checkpoint::ModelFiles;
-use phi3v::engine::sampler::Sampling;
-use phi3v::engine::{Engine, Request};
+use phi3v::engine::{Engine, EngineOptions, Request};
 use phi3v::models;
 use phi3v::processor::{Message, NumCrops, Processor};
 
@@ -87,16 +86,15 @@ fn a_pretrained_model_answers_and_continues() {
     let files = ModelFiles::read(&smollm2()).unwrap();
     let model = models::load(&files, None, |_, _| ()).unwrap();
     let processor = Processor::read(&files).unwrap();
-    let engine = Engine::new(model, Processor::read(&files).unwrap().tokenizer, &files).unwrap();
+    let engine = Engine::new(model, Processor::read(&files).unwrap(), &files, EngineOptions::default()).unwrap();
     let mut conversation = Vec::new();
     for (question, expected) in
         [("What is the capital of France?", "Paris"), ("And what is the capital of Italy?", "Rome")]
     {
         conversation.push(Message::new("user", question));
         let prompt = processor.prepare(&conversation, &[], NumCrops::Checkpoint).unwrap();
-        let request =
-            Request { prompt, max_tokens: 40, sampling: Sampling::default(), stop: Vec::new(), prefill_step_size: 512 };
-        let answer = engine.generate(&request, |_| ControlFlow::Continue(())).unwrap();
+        let request = Request::new(prompt, 40);
+        let answer = engine.generate(request, |_| ControlFlow::Continue(())).unwrap();
         println!("{question} {}", answer.text);
         assert!(answer.text.contains(expected), "{}", answer.text);
         conversation.push(Message::new("assistant", answer.text));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -81,9 +80,7 @@ pub(crate) fn logits(model: &Path) -> Vec<f32> {
     let model = load(model).unwrap();
     let segments = vec![Segment::Text(vec![1, 427, 399, 436, 377, 355])];
     let prompt = Prompt { text: String::new(), segments, images: Vec::new() };
-    let mut sequence = Sequence::new(model.as_ref(), &prompt, 4).unwrap();
-    let hidden = sequence.prefill(1, &mut |_, _| ControlFlow::Continue(())).unwrap().unwrap();
-    sequence.logits(&hidden).unwrap()
+    Sequence::new(model.as_ref(), &prompt).unwrap().next_logits(4).unwrap()
 }
 
 pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {

@@ -8,7 +8,7 @@ use mlx_rs::Dtype;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sampler::Sampling;
 use phi3v::engine::text::Detokenizer;
-use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
+use phi3v::engine::{Engine, EngineOptions, Event, FinishReason, Generation, Request};
 use phi3v::models;
 use phi3v::processor::{Message, NumCrops, Processor};
 
@@ -16,7 +16,6 @@ use crate::common::{copy_of, edit_json, golden};
 
 struct Setup {
     engine: Engine,
-    processor: Processor,
 }
 
 impl Setup {
@@ -25,19 +24,22 @@ impl Setup {
     }
 
     fn of(folder: &Path) -> Self {
+        Self::with(folder, EngineOptions::default())
+    }
+
+    fn with(folder: &Path, options: EngineOptions) -> Self {
         let files = ModelFiles::read(folder).unwrap();
         let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
-        let engine = Engine::new(model, Processor::read(&files).unwrap().tokenizer, &files).unwrap();
-        Self { engine, processor: Processor::read(&files).unwrap() }
+        Self { engine: Engine::new(model, Processor::read(&files).unwrap(), &files, options).unwrap() }
     }
 
     fn request(&self, max_tokens: usize) -> Request {
         let message = Message::new("user", "Tell me a story about a small fox.");
-        let prompt = self.processor.prepare(&[message], &[], NumCrops::Checkpoint).unwrap();
-        Request { prompt, max_tokens, sampling: Sampling::default(), stop: Vec::new(), prefill_step_size: 512 }
+        let prompt = self.engine.processor().prepare(&[message], &[], NumCrops::Checkpoint).unwrap();
+        Request::new(prompt, max_tokens)
     }
 
-    fn generate(&self, request: &Request) -> Generation {
+    fn generate(&self, request: Request) -> Generation {
         self.engine.generate(request, |_| ControlFlow::Continue(())).unwrap()
     }
 }
@@ -50,7 +52,7 @@ fn the_streamed_text_is_the_text() {
         let mut request = setup.request(60);
         request.sampling = Sampling { temperature: 5.0, seed, ..Sampling::default() };
         let mut streamed = String::new();
-        let generation = setup.engine.generate(&request, |event| {
+        let generation = setup.engine.generate(request, |event| {
             if let Event::Text(text) = event {
                 streamed += text;
             }
@@ -62,7 +64,7 @@ fn the_streamed_text_is_the_text() {
             FinishReason::Stop => generation.tokens[..generation.tokens.len() - 1].to_vec(),
             _ => generation.tokens.clone(),
         };
-        let whole = setup.processor.tokenizer.decode(&ids, false).unwrap();
+        let whole = setup.engine.processor().tokenizer.decode(&ids, false).unwrap();
         if !whole.contains(char::REPLACEMENT_CHARACTER) {
             assert_eq!(streamed, whole, "seed {seed}");
         }
@@ -71,10 +73,11 @@ fn the_streamed_text_is_the_text() {
 
 #[test]
 fn a_stray_byte_spoils_only_itself() {
-    let tokenizer = Setup::new().processor.tokenizer;
+    let setup = Setup::new();
+    let tokenizer = &setup.engine.processor().tokenizer;
     let byte = |byte: u8| tokenizer.id(&format!("<0x{byte:02X}>")).unwrap();
     let x = tokenizer.encode("x", false).unwrap()[0];
-    let mut stream = Detokenizer::new(&tokenizer);
+    let mut stream = Detokenizer::new(tokenizer);
     // é, then half of another é, then a letter.
     let pieces: Vec<String> =
         [byte(0xc3), byte(0xa9), byte(0xc3), x, byte(0xf0)].map(|id| stream.push(id).unwrap()).into();
@@ -85,24 +88,27 @@ fn a_stray_byte_spoils_only_itself() {
 
 #[test]
 fn a_seed_decides_on_a_sampled_answer_and_chunks_do_not() {
-    let setup = Setup::new();
-    let tokens = |seed, prefill_step_size| {
-        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-        setup.generate(&Request { sampling, prefill_step_size, ..setup.request(24) }).tokens
+    let step_of = |prefill_step_size| {
+        Setup::with(&golden("phi3v-tiny"), EngineOptions { prefill_step_size, ..EngineOptions::default() })
     };
-    assert_eq!(tokens(7, 512), tokens(7, 512));
-    assert_eq!(tokens(7, 512), tokens(7, 3));
-    assert_ne!(tokens(7, 512), tokens(8, 512));
+    let (whole, chunks) = (step_of(512), step_of(3));
+    let tokens = |setup: &Setup, seed| {
+        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+        setup.generate(Request { sampling, ..setup.request(24) }).tokens
+    };
+    assert_eq!(tokens(&whole, 7), tokens(&whole, 7));
+    assert_eq!(tokens(&whole, 7), tokens(&chunks, 7));
+    assert_ne!(tokens(&whole, 7), tokens(&whole, 8));
 }
 
 #[test]
 fn an_answer_ends_at_a_stop_string() {
     let setup = Setup::new();
-    let whole = setup.generate(&setup.request(24));
+    let whole = setup.generate(setup.request(24));
     assert_eq!((whole.finish_reason, whole.tokens.len()), (FinishReason::Length, 24));
     let middle = whole.text.char_indices().nth(whole.text.chars().count() / 2).unwrap().0;
     let stop: String = whole.text[middle..].chars().take(3).collect();
-    let cut = setup.generate(&Request { stop: vec![stop.clone()], ..setup.request(24) });
+    let cut = setup.generate(Request { stop: vec![stop.clone()], ..setup.request(24) });
     assert_eq!(cut.finish_reason, FinishReason::Stop);
     assert_eq!(cut.text, whole.text[..whole.text.find(&stop).unwrap()]);
 }
@@ -111,20 +117,20 @@ fn an_answer_ends_at_a_stop_string() {
 fn an_answer_ends_at_the_checkpoints_stop_tokens() {
     let folder = copy_of("phi3v-tiny");
     let setup = Setup::of(folder.path());
-    let whole = setup.generate(&setup.request(8));
+    let whole = setup.generate(setup.request(8));
     let third = whole.tokens[2];
     let first_at = whole.tokens.iter().position(|&token| token == third).unwrap();
     edit_json(&folder.path().join("generation_config.json"), |json| json["eos_token_id"] = third.into());
-    let cut = Setup::of(folder.path()).generate(&setup.request(8));
+    let cut = Setup::of(folder.path()).generate(setup.request(8));
     assert_eq!((cut.finish_reason, cut.tokens.len()), (FinishReason::Stop, first_at + 1));
 }
 
 #[test]
 fn an_interrupted_request_returns_what_there_is() {
     let setup = Setup::new();
-    let whole = setup.generate(&setup.request(12));
+    let whole = setup.generate(setup.request(12));
     let mut texts = 0;
-    let generation = setup.engine.generate(&setup.request(12), |event| {
+    let generation = setup.engine.generate(setup.request(12), |event| {
         texts += usize::from(matches!(event, Event::Text(_)));
         if texts == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -133,8 +139,9 @@ fn an_interrupted_request_returns_what_there_is() {
     assert_eq!(generation.tokens, whole.tokens[..5]);
     assert!(whole.text.starts_with(&generation.text));
 
-    let request = Request { prefill_step_size: 4, ..setup.request(12) };
-    let generation = setup.engine.generate(&request, |event| match event {
+    let options = EngineOptions { prefill_step_size: 4, ..EngineOptions::default() };
+    let setup = Setup::with(&golden("phi3v-tiny"), options);
+    let generation = setup.engine.generate(setup.request(12), |event| match event {
         Event::Prefill(8, _) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
@@ -151,12 +158,12 @@ fn an_answer_ends_where_the_context_does() {
         json["max_position_embeddings"] = (prompt_tokens + 5).into();
         json["original_max_position_embeddings"] = (prompt_tokens + 5).into();
     });
-    let generation = Setup::of(folder.path()).generate(&setup.request(100));
+    let generation = Setup::of(folder.path()).generate(setup.request(100));
     assert_eq!((generation.finish_reason, generation.tokens.len()), (FinishReason::Length, 5));
 
     edit_json(&folder.path().join("config.json"), |json| json["max_position_embeddings"] = prompt_tokens.into());
     let request = setup.request(1);
-    let error = Setup::of(folder.path()).engine.generate(&request, |_| ControlFlow::Continue(())).unwrap_err();
+    let error = Setup::of(folder.path()).engine.generate(request, |_| ControlFlow::Continue(())).unwrap_err();
     assert!(error.to_string().contains(&format!("the prompt takes {prompt_tokens} positions")), "{error}");
 }
 
@@ -164,7 +171,7 @@ fn an_answer_ends_where_the_context_does() {
 fn requests_that_make_no_sense_are_refused() {
     let setup = Setup::new();
     let refused = |request: Request, expected: &str| {
-        let error = setup.engine.generate(&request, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        let error = setup.engine.generate(request, |_| ControlFlow::Continue(())).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
     refused(setup.request(0), "max-tokens is 0");
@@ -180,7 +187,7 @@ fn image_tags_must_match_the_pictures() {
     let image = RgbImage::new(20, 10);
     let prepare = |text: &str, images: usize| {
         let messages = [Message::new("user", text)];
-        let prompt = setup.processor.prepare(&messages, &vec![image.clone(); images], NumCrops::Fixed(1));
+        let prompt = setup.engine.processor().prepare(&messages, &vec![image.clone(); images], NumCrops::Fixed(1));
         prompt.map(|prompt| prompt.text).map_err(|e| e.to_string())
     };
     let user = |text: &str| format!("<|user|>\n{text}<|end|>\n<|assistant|>\n");
@@ -202,10 +209,10 @@ fn image_tags_must_match_the_pictures() {
 #[test]
 fn a_chat_has_one_bos() {
     let setup = Setup::of(&golden("text/llama"));
-    let chat = setup.processor.prepare(&[Message::new("user", "Hi")], &[], NumCrops::Checkpoint).unwrap();
+    let chat = setup.engine.processor().prepare(&[Message::new("user", "Hi")], &[], NumCrops::Checkpoint).unwrap();
     assert!(chat.text.starts_with("<s>[user] Hi"), "{}", chat.text);
     assert_eq!(chat.input_ids().iter().filter(|&&id| id == 1).count(), 1);
-    let plain = setup.processor.prepare_text("Hi", &[], NumCrops::Checkpoint).unwrap();
+    let plain = setup.engine.processor().prepare_text("Hi", &[], NumCrops::Checkpoint).unwrap();
     assert_eq!(plain.input_ids().iter().filter(|&&id| id == 1).count(), 1);
 }
 
@@ -215,7 +222,7 @@ fn pictures_are_placed_by_their_number() {
     let setup = Setup::new();
     let images = [RgbImage::new(40, 10), RgbImage::new(10, 10)];
     let messages = [Message::new("user", "<|image_2|><|image_1|>")];
-    let prompt = setup.processor.prepare(&messages, &images, NumCrops::Fixed(4)).unwrap();
+    let prompt = setup.engine.processor().prepare(&messages, &images, NumCrops::Fixed(4)).unwrap();
     let mut runs = prompt.input_ids();
     runs.dedup();
     runs.retain(|&id| id < 0);

@@ -1,7 +1,6 @@
 //! The reference's results, through `verify`.
 
 use std::fs;
-use std::ops::ControlFlow;
 
 use mlx_rs::Dtype;
 use phi3v::checkpoint::ModelFiles;
@@ -111,18 +110,16 @@ fn crossing_the_boundary_keeps_the_picture() {
         prompt.segments.push(phi3v::processor::Segment::Text(answer.to_vec()));
         prompt
     };
-    let mut go_on = |_, _| ControlFlow::Continue(());
-    let mut growing = Sequence::new(model.as_ref(), &prepare(&[]), 64).unwrap();
-    growing.prefill(1, &mut go_on).unwrap();
+    let mut growing = Sequence::new(model.as_ref(), &prepare(&[])).unwrap();
+    growing.next_logits(64).unwrap();
     let mut crossings = 0;
     for (i, &token) in tokens.iter().enumerate() {
-        let crosses = growing.crosses_boundary();
+        let crosses = growing.push(token);
         crossings += usize::from(crosses);
-        let logits = growing.advance(token, &mut go_on).unwrap().unwrap();
+        let logits = growing.next_logits(64).unwrap();
         if crosses || i + 1 == tokens.len() {
-            let mut whole = Sequence::new(model.as_ref(), &prepare(&tokens[..=i]), 2048).unwrap();
-            let hidden = whole.prefill(1, &mut go_on).unwrap().unwrap();
-            let expected = whole.logits(&hidden).unwrap();
+            let mut whole = Sequence::new(model.as_ref(), &prepare(&tokens[..=i])).unwrap();
+            let expected = whole.next_logits(2048).unwrap();
             let difference = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(difference < 1e-4, "after {i} tokens: {difference}");
         }

@@ -1,0 +1,146 @@
+//! Room for the keys and values of some positions of one layer.
+
+use mlx_quantized::{Mode, Packed};
+use mlx_rs::error::Result;
+use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use mlx_rs::ops::zeros_dtype;
+use mlx_rs::{Array, Dtype};
+
+use super::{BLOCK, KvPacking};
+use crate::device::on_cpu;
+
+/// Keys and values of consecutive positions, `[num_key_value_heads, capacity, head_dim]`, of which the first `len` count.
+#[derive(Clone)]
+pub struct Block {
+    pub(crate) keys: Stored,
+    pub(crate) values: Stored,
+    len: usize,
+    capacity: usize,
+}
+
+/// Vectors as computed, or packed.
+#[derive(Clone)]
+pub(crate) enum Stored {
+    Plain(Array),
+    Packed(Packed),
+}
+
+impl Stored {
+    /// Room for vectors like `like` `[heads, n, head_dim]`.
+    fn room(like: &Array, packing: Option<KvPacking>) -> Result<Self> {
+        let shape = [like.dim(0), BLOCK as i32, like.dim(2)];
+        let Some(KvPacking { bits, group_size, .. }) = packing else {
+            return Ok(Self::Plain(zeros_dtype(&shape, like.dtype())?));
+        };
+        let [heads, positions, head_dim] = shape;
+        let scales = || zeros_dtype(&[heads, positions, head_dim / group_size], like.dtype());
+        Ok(Self::Packed(Packed {
+            weight: zeros_dtype(&[heads, positions, head_dim * bits / 32], Dtype::Uint32)?,
+            scales: scales()?,
+            biases: Some(scales()?),
+            group_size,
+            bits,
+            mode: Mode::Affine,
+        }))
+    }
+
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let (plain, packed) = match self {
+            Self::Plain(array) => (Some(array), None),
+            Self::Packed(packed) => (None, Some(packed)),
+        };
+        let parts = packed.into_iter().flat_map(|p| [&p.weight, &p.scales].into_iter().chain(&p.biases));
+        plain.into_iter().chain(parts)
+    }
+
+    /// The first `len` vectors as floats of type `dtype`, `[heads, len, head_dim]`.
+    pub(crate) fn read(&self, len: usize, dtype: Dtype) -> Result<Array> {
+        let first = |array: &Array| array.try_index((.., ..len as i32, ..));
+        match self {
+            Self::Plain(array) => first(array),
+            Self::Packed(packed) => packed.map_rows(first)?.dequantize(dtype),
+        }
+    }
+
+    /// Puts `vectors` `[heads, n, head_dim]` at `position`.
+    fn write(&mut self, position: i32, vectors: &Array) -> Result<()> {
+        let range = position..position + vectors.dim(1);
+        match self {
+            Self::Plain(array) => array.try_index_mut((.., range, ..), vectors),
+            Self::Packed(room) => {
+                let new = quantize(vectors, room.group_size, room.bits)?;
+                room.weight.try_index_mut((.., range.clone(), ..), new.weight)?;
+                room.scales.try_index_mut((.., range.clone(), ..), new.scales)?;
+                match (&mut room.biases, new.biases) {
+                    (Some(biases), Some(new)) => biases.try_index_mut((.., range, ..), new),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn quantize(vectors: &Array, group_size: i32, bits: i32) -> Result<Packed> {
+    if on_cpu() {
+        return mlx_cpu::quantize(vectors, group_size, bits, Mode::Affine);
+    }
+    Packed::quantize(vectors, group_size, bits, Mode::Affine)
+}
+
+impl Block {
+    /// Room for keys and values like these `[heads, n, head_dim]`.
+    pub(super) fn new(keys: &Array, values: &Array, packing: Option<KvPacking>) -> Result<Self> {
+        let room = |like| Stored::room(like, packing);
+        Ok(Self { keys: room(keys)?, values: room(values)?, len: 0, capacity: BLOCK })
+    }
+
+    /// Positions that count.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position counts.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The arrays behind the block.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.keys.arrays().chain(self.values.arrays())
+    }
+
+    /// Whether there is room for more, in this form.
+    pub(super) fn takes(&self, packed: bool) -> bool {
+        self.len < self.capacity && matches!(self.keys, Stored::Packed(_)) == packed
+    }
+
+    /// Appends the positions from `start` of keys and values `[heads, n, head_dim]`, `most` or as many as there is room
+    /// for; how many that were.
+    pub(super) fn push(&mut self, keys: &Array, values: &Array, start: usize, most: usize) -> Result<usize> {
+        let n = most.min(self.capacity - self.len);
+        let new = |from: &Array| match (start, n as i32 == from.dim(1)) {
+            (0, true) => Ok(from.clone()),
+            _ => from.try_index((.., start as i32..(start + n) as i32, ..)),
+        };
+        let (keys, values) = (new(keys)?, new(values)?);
+        self.keys.write(self.len as i32, &keys)?;
+        self.values.write(self.len as i32, &values)?;
+        self.len += n;
+        Ok(n)
+    }
+
+    /// Takes the last `n` positions back.
+    pub(super) fn shorten(&mut self, n: usize) {
+        self.len -= n;
+    }
+
+    /// Nothing is written to this block any more.
+    pub(super) fn close(&mut self) {
+        self.capacity = self.len;
+    }
+
+    /// A block of these arrays, to which nothing is added.
+    pub(super) fn restored(keys: Stored, values: Stored, len: usize) -> Self {
+        Self { keys, values, len, capacity: len }
+    }
+}

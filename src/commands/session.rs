@@ -1,0 +1,134 @@
+//! From arguments to an engine: what all commands that run a model do first.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use mlx_mmap::item_size;
+use mlx_rs::Dtype;
+use phi3v::cache::{CacheSettings, CacheShape, KvPacking};
+use phi3v::checkpoint::ModelFiles;
+use phi3v::checkpoint::hub::{HubSettings, locate};
+use phi3v::checkpoint::identity::identity;
+use phi3v::engine::speculate::Speculation;
+use phi3v::engine::{Engine, EngineOptions};
+use phi3v::memory::{Demand, ModelMemory};
+use phi3v::models::{self, Model};
+use phi3v::processor::{Processor, Tokenizer};
+use phi3v::{device, memory};
+
+use crate::cli::{CpuArgs, EngineArgs, ModelArgs};
+use crate::ui::Ui;
+
+/// A model whose weights are not loaded yet.
+pub(super) struct Opened {
+    pub(super) files: ModelFiles,
+    pub(super) processor: Processor,
+    dtype: Option<Dtype>,
+}
+
+/// Finds the model, on the hub if need be, and reads all but its weights.
+pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
+    let ModelArgs { model, revision, dtype, cpu: CpuArgs { threads } } = args;
+    device::use_threads(threads.map(usize::from))?;
+    let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), ui)?;
+    let files = ModelFiles::read(&folder)?;
+    Ok(Opened { processor: Processor::read(&files)?, files, dtype: dtype.dtype() })
+}
+
+/// The engine as the arguments want it.
+pub(super) struct Session {
+    pub(super) engine: Engine,
+    /// Where to keep the prompt, and the model's name.
+    prompt_cache: Option<(PathBuf, String)>,
+}
+
+impl Opened {
+    /// Loads the model, if it can do `demand`. `several` says whether prompts will follow one another.
+    pub(super) fn load(self, args: EngineArgs, demand: Demand, several: bool, ui: &Ui) -> Result<Session> {
+        let Self { files, processor, dtype } = self;
+        let weights = models::weights(&files, dtype)?;
+        let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
+        drop(weights);
+        let settings = CacheSettings { max_size: args.max_kv_size, packing: packing(&args, memory.cache_shape)? };
+        memory.cache_shape.check(settings)?;
+        let prefill_step_size = usize::try_from(args.prefill_step_size).unwrap_or(usize::MAX);
+        let demand = Demand { prefill_step_size, cache: settings, ..demand };
+        let available = args.memory_limit.unwrap_or_else(memory::available);
+        memory.check(&demand, available)?;
+
+        let model_name = match (&args.prompt_cache, &args.image_cache) {
+            (None, None) => None,
+            _ => Some(identity(&files, dtype)?),
+        };
+        let options = EngineOptions {
+            prefill_step_size,
+            cache_bytes: Some(available.saturating_sub(memory.weights + memory.activations(&demand))),
+            cache: settings,
+            prefix_cache_bytes: args.prefix_cache_bytes.unwrap_or(if several {
+                1_000_000_000
+            } else {
+                usize::from(args.prompt_cache.is_some())
+            }),
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::new(load_model(&files, dtype, ui)?, processor, &files, options)?;
+        if let (Some(folder), Some(name)) = (&args.image_cache, &model_name) {
+            engine = engine.keep_features(folder, args.image_cache_bytes as u64, name)?;
+        }
+        if let (Some(file), Some(name)) = (&args.prompt_cache, &model_name) {
+            let found = engine.load_prompt(file, name)?;
+            ui.verbose(format!("{}: {}", file.display(), if found { "read" } else { "to be made" }));
+        }
+        let speculation = speculation(&args, &engine, ui)?;
+        Ok(Session { engine: engine.speculate(speculation), prompt_cache: args.prompt_cache.zip(model_name) })
+    }
+}
+
+impl Session {
+    /// Writes what `--prompt-cache` asks for.
+    pub(super) fn save_prompt(&self) -> Result<()> {
+        match &self.prompt_cache {
+            Some((file, identity)) => self.engine.save_prompt(file, identity),
+            None => Ok(()),
+        }
+    }
+}
+
+fn packing(args: &EngineArgs, shape: CacheShape) -> Result<Option<KvPacking>> {
+    let Some(bits) = args.kv_bits else { return Ok(None) };
+    let divides = |size: &i32| shape.head_dim.is_multiple_of(*size as usize);
+    let group_size = match args.kv_group_size {
+        Some(size) => size,
+        None => [64, 32].into_iter().find(divides).with_context(|| {
+            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", shape.head_dim)
+        })?,
+    };
+    Ok(Some(KvPacking { bits, group_size, start: args.quantized_kv_start.unwrap_or(0) }))
+}
+
+fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculation> {
+    let most = |default| args.num_draft_tokens.map_or(default, usize::from);
+    let Some(draft) = &args.draft_model else {
+        let lookup = args.prompt_lookup;
+        ensure!(
+            lookup || args.num_draft_tokens.is_none(),
+            "--num-draft-tokens needs --prompt-lookup or --draft-model, which do the guessing"
+        );
+        return Ok(if lookup { Speculation::Lookup(most(10)) } else { Speculation::None });
+    };
+    let files = ModelFiles::read(&locate(draft, None, &HubSettings::from_env(), ui)?)?;
+    let tokenizer = Tokenizer::read(&files)?;
+    let model = load_model(&files, None, ui)?;
+    Speculation::draft(model, &tokenizer, &engine.processor().tokenizer, most(3))
+}
+
+fn load_model(files: &ModelFiles, dtype: Option<Dtype>, ui: &Ui) -> Result<Box<dyn Model>> {
+    let bar = ui.bytes("loading", 0);
+    let shown = bar.clone();
+    let model = models::load(files, dtype, move |done, total| {
+        shown.set_length(total);
+        shown.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(model)
+}
