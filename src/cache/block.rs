@@ -53,6 +53,13 @@ impl Stored {
         plain.into_iter().chain(parts)
     }
 
+    fn for_cpu(&self) -> mlx_cpu::Weight<'_> {
+        match self {
+            Self::Plain(array) => mlx_cpu::Weight::Dense(array),
+            Self::Packed(packed) => mlx_cpu::Weight::Packed(packed),
+        }
+    }
+
     /// The first `len` vectors as floats of type `dtype`, `[heads, len, head_dim]`.
     pub(crate) fn read(&self, len: usize, dtype: Dtype) -> Result<Array> {
         let first = |array: &Array| array.try_index((.., ..len as i32, ..));
@@ -102,6 +109,11 @@ impl Block {
     /// Whether no position counts.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The block as `mlx-cpu` takes it.
+    pub(crate) fn for_cpu(&self) -> mlx_cpu::Block<'_> {
+        mlx_cpu::Block { keys: self.keys.for_cpu(), values: self.values.for_cpu(), len: self.len }
     }
 
     /// The arrays behind the block.

@@ -186,7 +186,7 @@ impl<B: Block> Model for CausalLm<B> {
             (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
             (None, None) => (0, None),
         };
-        let mask = window.map_or(Mask::Causal, Mask::Window);
+        let mask = window.map_or(Mask::Causal, |window| Mask::Window { sinks, window });
         let mut step = Step { rope: &self.rope, rows, mask, layer: 0 };
         let mut x = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {

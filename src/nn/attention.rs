@@ -17,11 +17,13 @@ use crate::device::on_cpu;
 /// `heads / kv_heads` consecutive query heads share one key head.
 pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask: Mask) -> Result<Array> {
     if on_cpu() {
-        return mlx_cpu::attention(queries, keys, values, scale, mask, None);
+        return mlx_cpu::attention(queries, keys, values, scale, mask);
     }
     let (n, total) = (queries.dim(2), keys.dim(2));
     let seen = match mask {
-        Mask::Window(window) if (window as i32) < total => Some(window_mask(n, total, window as i32)?),
+        Mask::Window { sinks, window } if sinks.saturating_add(window) < total as usize => {
+            Some(window_mask(n, total, sinks as i32, window as i32)?)
+        }
         _ => None,
     };
     let mask = match (mask, &seen) {
@@ -35,6 +37,13 @@ pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask
 /// Attention of each row of a ragged batch over its own cache. Queries are `[1, heads, n of all rows, head_dim]`, the
 /// result is `[1, n of all rows, heads · head_dim]`; a row's last query stands at the last position of its blocks.
 pub fn cached_attention(queries: &Array, rows: &[(usize, &[Block])], scale: f32, mask: Mask) -> Result<Array> {
+    if on_cpu() {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(n, blocks)| mlx_cpu::CachedRow { queries: *n, blocks: blocks.iter().map(Block::for_cpu).collect() })
+            .collect();
+        return mlx_cpu::cached_attention(queries, &rows, scale, mask);
+    }
     let mut parts = Vec::new();
     let mut start = 0;
     for (n, blocks) in rows {
@@ -51,11 +60,12 @@ pub fn cached_attention(queries: &Array, rows: &[(usize, &[Block])], scale: f32,
 }
 
 /// `[n, total]`, true where the query sees the key.
-fn window_mask(n: i32, total: i32, window: i32) -> Result<Array> {
+fn window_mask(n: i32, total: i32, sinks: i32, window: i32) -> Result<Array> {
     let queries = arange::<_, i32>(total - n, total, None)?.reshape(&[n, 1])?;
     let keys = arange::<_, i32>(None, total, None)?;
-    let seen = keys.le(&queries)?.logical_and(keys.gt(&queries.subtract(Array::from_int(window))?)?)?;
-    seen.as_dtype(Dtype::Bool)
+    let recent = keys.gt(&queries.subtract(Array::from_int(window))?)?;
+    let kept = recent.logical_or(keys.lt(Array::from_int(sinks))?)?;
+    keys.le(&queries)?.logical_and(kept)?.as_dtype(Dtype::Bool)
 }
 
 /// `[batch, n, heads · head_dim] -> [batch, heads, n, head_dim]`

@@ -9,8 +9,10 @@ mod peak;
 
 use std::time::Instant;
 
-use mlx_cpu::{Activation, Mask, Weight};
-use mlx_cpu::{activation, add, attention, dequantize, gated, layer_norm, linear, quantize, rms_norm, rope};
+use mlx_cpu::{Activation, Block, CachedRow, Mask, Weight};
+use mlx_cpu::{
+    activation, add, attention, cached_attention, dequantize, gated, layer_norm, linear, quantize, rms_norm, rope,
+};
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::ops::indexing::IndexOp;
 use mlx_rs::{Array, Dtype};
@@ -166,13 +168,48 @@ fn attentions(bench: Bench) {
         let [k, v] = [0; 2].map(|_| random(&[1, heads, total, head_dim], Dtype::Bfloat16));
         let seen = if mask == Mask::Full { 1.0 } else { 0.5 };
         let flops = 4.0 * seen * [heads, n, total, head_dim].map(f64::from).iter().product::<f64>();
-        bench(name, flops, Peak::products(Dtype::Bfloat16), &|_| attention(&q, &k, &v, 0.1, mask, None).unwrap());
+        bench(name, flops, Peak::products(Dtype::Bfloat16), &|_| attention(&q, &k, &v, 0.1, mask).unwrap());
     }
     let q = random(&[1, 32, 1, 96], Dtype::Bfloat16);
     let [k, v] = [0; 2].map(|_| random(&[1, 32, 8192, 96], Dtype::Bfloat16));
     let bytes = 2.0 * 2.0 * 32.0 * 8192.0 * 96.0;
     bench("Phi-3 attention, decode after 8192", bytes, Peak::Read, &|_| {
-        attention(&q, &k, &v, 0.1, Mask::Causal, None).unwrap()
+        attention(&q, &k, &v, 0.1, Mask::Causal).unwrap()
+    });
+    let pieces =
+        |all: &Array| (0..32).map(|i| all.index((0, .., 256 * i..256 * (i + 1), ..)).contiguous().unwrap()).collect();
+    let [keys, values]: [Vec<Array>; 2] = [pieces(&k), pieces(&v)];
+    mlx_rs::transforms::eval(keys.iter().chain(&values)).unwrap();
+    cached(
+        "decode after 8192 in blocks",
+        bytes,
+        &q,
+        keys.iter().map(Weight::Dense),
+        values.iter().map(Weight::Dense),
+        bench,
+    );
+    for bits in [8, 4] {
+        let pack = |all: &[Array]| all.iter().map(|array| quantize(array, 32, bits, Mode::Affine).unwrap()).collect();
+        let [keys, values]: [Vec<Packed>; 2] = [pack(&keys), pack(&values)];
+        let bytes = bytes / 16.0 * (f64::from(bits) + 1.0);
+        let name = format!("decode after 8192 in blocks of {bits} bits");
+        cached(&name, bytes, &q, keys.iter().map(Weight::Packed), values.iter().map(Weight::Packed), bench);
+    }
+}
+
+/// Blocks of 256.
+fn cached<'a>(
+    name: &str,
+    bytes: f64,
+    queries: &Array,
+    keys: impl Iterator<Item = Weight<'a>>,
+    values: impl Iterator<Item = Weight<'a>>,
+    bench: Bench,
+) {
+    let blocks: Vec<Block> = keys.zip(values).map(|(keys, values)| Block { keys, values, len: 256 }).collect();
+    let rows = [CachedRow { queries: queries.dim(2) as usize, blocks }];
+    bench(&format!("Phi-3 {name}"), bytes, Peak::Read, &|_| {
+        cached_attention(queries, &rows, 0.1, Mask::Causal).unwrap()
     });
 }
 

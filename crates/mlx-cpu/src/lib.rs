@@ -26,7 +26,7 @@ mod vocab;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Mask, attention};
+pub use attention::{Block, CachedRow, Mask, attention, cached_attention};
 pub use level::{Level, VARIABLE};
 pub use linear::{Weight, expert_linear, linear};
 pub use map::{Activation, activation, add, gated};

@@ -116,8 +116,29 @@ impl<'a> View<'a> {
     /// The vectors along the last axis.
     pub(crate) fn rows<T: Plain>(&self) -> Rows<'a, T> {
         assert_eq!(self.dtype, T::DTYPE);
-        let last = self.strides.last().copied().unwrap_or(1);
-        if last == 1 || self.last() <= 1 { Rows::Strided(*self) } else { Rows::Copied(self.to_slice(), self.last()) }
+        let len = self.last();
+        if self.size() == 0 {
+            return Rows::Even { all: Cow::Borrowed(&[]), len, stride: 0 };
+        }
+        if len > 1 && self.strides.last() != Some(&1) {
+            return Rows::Even { all: self.to_slice(), len, stride: len };
+        }
+        let Some(stride) = self.row_stride() else { return Rows::Strided(*self) };
+        // SAFETY: the first and the last row are in the array, and so is what lies between them.
+        let all = unsafe { slice::from_raw_parts(self.data.cast(), (self.num_rows() - 1) * stride + len) };
+        Rows::Even { all: Cow::Borrowed(all), len, stride }
+    }
+
+    /// How many elements each row starts after the one before it, if all do alike.
+    fn row_stride(&self) -> Option<usize> {
+        let (mut all, mut rows) = (None, 1);
+        for (&n, &stride) in self.shape.iter().zip(self.strides).rev().skip(1).filter(|(n, _)| **n != 1) {
+            if stride != *all.get_or_insert(stride) * rows {
+                return None;
+            }
+            rows *= i64::from(n);
+        }
+        usize::try_from(all.unwrap_or(0)).ok()
     }
 
     /// Where row `index` starts, in elements.
@@ -135,11 +156,17 @@ impl<'a> View<'a> {
 /// The vectors along an array's last axis.
 pub(crate) enum Rows<'a, T: Plain> {
     Strided(View<'a>),
-    Copied(Cow<'a, [T]>, usize),
+    /// Of `len` elements each, `stride` from the start of one to that of the next.
+    Even {
+        all: Cow<'a, [T]>,
+        len: usize,
+        stride: usize,
+    },
 }
 
 impl<T: Plain> Rows<'_, T> {
     /// The vector `index`, counted in row-major order of the other axes.
+    #[inline]
     pub(crate) fn get(&self, index: usize) -> &[T] {
         match self {
             Self::Strided(view) => {
@@ -147,7 +174,7 @@ impl<T: Plain> Rows<'_, T> {
                 // SAFETY: the row is in the array, and its elements are one after another.
                 unsafe { slice::from_raw_parts(view.data.cast::<T>().offset(view.row_offset(index)), view.last()) }
             }
-            Self::Copied(all, len) => &all[index * len..(index + 1) * len],
+            Self::Even { all, len, stride } => &all[index * stride..][..*len],
         }
     }
 }

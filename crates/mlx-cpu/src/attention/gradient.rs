@@ -8,9 +8,10 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
 
-use super::few::{self, add_scaled, dot};
-use super::{Attention, Sizes, Unpadded};
-use crate::element::{Element, with_element};
+use super::Attention;
+use super::few::probabilities;
+use super::sequence::Heads;
+use crate::element::{Element, load_part, store_part, with_element};
 use crate::ffi::Kernel;
 use crate::linear::convert;
 use crate::pool::parallel;
@@ -25,19 +26,21 @@ impl Kernel for Gradient {
     const NAME: &'static CStr = c"attention_gradient";
 
     fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        let sizes = Sizes::new(&inputs[0], &inputs[1]);
-        let (cotangent, inputs) = inputs.split_last().expect("the gradient is the last input");
+        let [queries, keys, _, cotangent] = inputs else { unreachable!("four inputs") };
+        let heads = Heads { heads: queries.dim(1), kv_heads: keys.dim(1), head_dim: queries.dim(3) };
+        let (n, total) = (queries.dim(2), keys.dim(2));
         let [dq, dk, dv] = outputs else { unreachable!("three outputs") };
         with_element!(dq.dtype(), T => {
             let outputs = [dq.shared::<T>(), dk.shared::<T>(), dv.shared::<T>()];
             let rows = [0, 1, 2].map(|i| inputs[i].rows::<T>());
-            let (cotangent, unpadded) = (cotangent.to_slice::<T>(), Unpadded::new(inputs));
-            parallel(inputs[1].dim(0) * sizes.kv_heads, |kv_head| {
+            let cotangent = cotangent.to_slice::<T>();
+            parallel(keys.dim(0) * heads.kv_heads, |kv_head| {
                 self.0.level.dispatch(Head {
                     attention: self.0,
-                    sizes,
+                    heads,
+                    n,
+                    total,
                     kv_head,
-                    unpadded: unpadded.of_head(kv_head, sizes),
                     rows: &rows,
                     cotangent: &cotangent,
                     outputs: &outputs,
@@ -54,9 +57,11 @@ impl Kernel for Gradient {
 /// A key head with all its query heads.
 struct Head<'a, T: Element> {
     attention: Attention,
-    sizes: Sizes,
+    heads: Heads,
+    n: usize,
+    total: usize,
+    /// Counted through the batch, as the query heads are.
     kv_head: usize,
-    unpadded: Option<&'a [u8]>,
     /// Queries, keys, values.
     rows: &'a [Rows<'a, T>; 3],
     cotangent: &'a [T],
@@ -68,7 +73,8 @@ impl<T: Element> Work for Head<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Sizes { n, total, head_dim, .. } = self.sizes;
+        let Self { heads, n, total, .. } = self;
+        let head_dim = heads.head_dim;
         let scale = self.attention.scale;
         let width = head_dim.next_multiple_of(S::LANES);
         let [queries, keys, values] = self.rows;
@@ -79,30 +85,36 @@ impl<T: Element> Work for Head<'_, T> {
         let mut scratch = Scratch::new((2 * total + 3) * width + 2 * total.next_multiple_of(S::LANES));
         let (gradients, rest) = as_floats(&mut scratch).split_at_mut(2 * total * width);
         let (vectors, lists) = rest.split_at_mut(3 * width);
-        let (all_probabilities, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
+        let (all_p, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
         gradients.fill(0.0);
         vectors.fill(0.0);
         let (q, rest) = vectors.split_at_mut(width);
         let (dq, g) = rest.split_at_mut(width);
-        for head in self.kv_head * self.sizes.group()..(self.kv_head + 1) * self.sizes.group() {
+        for head in self.kv_head * heads.group()..(self.kv_head + 1) * heads.group() {
             for query in 0..n {
                 let seen = self.attention.mask.seen(query, n, total);
+                let (batch, head_in_row) = (head / heads.heads, head % heads.heads);
+                let result = ((batch * n + query) * heads.heads + head_in_row) * head_dim;
                 convert(s, queries.get(head * n + query), &mut q[..head_dim]);
-                convert(s, &self.cotangent[self.sizes.output(head, query)..][..head_dim], &mut g[..head_dim]);
+                convert(s, &self.cotangent[result..][..head_dim], &mut g[..head_dim]);
                 dq.fill(0.0);
                 let first_row = self.kv_head * total;
-                let probabilities = &mut all_probabilities[..seen.len().next_multiple_of(S::LANES)];
-                let sum = few::probabilities(s, q, scale, keys, first_row, seen.clone(), self.unpadded, probabilities);
+                let p = &mut all_p[..seen.len().next_multiple_of(S::LANES)];
+                p.fill(f32::NEG_INFINITY);
+                for (score, key) in p.iter_mut().zip(seen.keys()) {
+                    *score = scale * dot(s, keys.get(first_row + key), q);
+                }
+                let sum = probabilities(s, p);
                 let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
                 let mut mean = 0.0;
-                for ((p, ds), key) in probabilities.iter_mut().zip(&mut *ds).zip(seen.clone()) {
+                for ((p, ds), key) in p.iter_mut().zip(&mut *ds).zip(seen.keys()) {
                     *p *= inverse;
                     *ds = dot(s, values.get(first_row + key), g);
                     if *p != 0.0 {
                         mean += *p * *ds;
                     }
                 }
-                for ((&p, &ds), key) in probabilities.iter().zip(&*ds).zip(seen).filter(|((p, _), _)| **p != 0.0) {
+                for ((&p, &ds), key) in p.iter().zip(&*ds).zip(seen.keys()).filter(|((p, _), _)| **p != 0.0) {
                     let ds = scale * p * (ds - mean);
                     add_scaled(s, ds, keys.get(first_row + key), dq);
                     add_scaled(s, ds, q, &mut gradients[row(0, key)]);
@@ -119,5 +131,23 @@ impl<T: Element> Work for Head<'_, T> {
                 convert(s, &gradients[row(matrix, key)][..head_dim], to);
             }
         }
+    }
+}
+
+/// `a · b`; `b` has zeros up to a whole vector.
+#[inline(always)]
+fn dot<S: Simd, T: Element>(s: S, a: &[T], b: &[f32]) -> f32 {
+    let mut sums = s.splat(0.0);
+    for (a, b) in a.chunks(S::LANES).zip(b.chunks_exact(S::LANES)) {
+        sums = s.mul_add(load_part(s, a), load_part(s, b), sums);
+    }
+    s.sum(sums)
+}
+
+/// `to += factor · x`; `to` has room up to a whole vector.
+#[inline(always)]
+fn add_scaled<S: Simd, T: Element>(s: S, factor: f32, x: &[T], to: &mut [f32]) {
+    for (x, to) in x.chunks(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+        store_part(s, to, s.mul_add(load_part(s, x), s.splat(factor), load_part(s, to)));
     }
 }

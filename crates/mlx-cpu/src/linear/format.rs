@@ -102,6 +102,29 @@ impl<'a> Matrix<'a> {
     }
 }
 
+impl Matrix<'_> {
+    /// Asks for the memory of row `row`.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Simd>(&self, s: S, row: usize) {
+        match self {
+            Self::DenseF32(rows) => prefetch(s, rows.get(row)),
+            Self::DenseBf16(rows) => prefetch(s, rows.get(row)),
+            Self::DenseF16(rows) => prefetch(s, rows.get(row)),
+            Self::Packed(packed) => {
+                prefetch(s, packed.words(row));
+                packed.prefetch_scales(s, row);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn prefetch<S: Simd, T>(s: S, all: &[T]) {
+    for at in (0..size_of_val(all)).step_by(64) {
+        s.prefetch(all.as_ptr().cast::<u8>().wrapping_add(at));
+    }
+}
+
 /// Columns that are unpacked at once.
 const CHUNK: usize = 512;
 
@@ -186,9 +209,14 @@ impl Packed<'_> {
                 let (scale, bias) = (s.splat(scale), s.splat(bias));
                 for (codes, to) in codes.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
                     let mut lanes = [0; 16];
-                    lanes[..codes.len()].copy_from_slice(codes);
-                    // SAFETY: no set has more than 16 lanes.
-                    let code = unsafe { s.load_u8(lanes.as_ptr()) };
+                    let all = if codes.len() >= S::LANES {
+                        codes.as_ptr()
+                    } else {
+                        lanes[..codes.len()].copy_from_slice(codes);
+                        lanes.as_ptr()
+                    };
+                    // SAFETY: as many codes, or 16, and no set has more lanes.
+                    let code = unsafe { s.load_u8(all) };
                     store_part(s, to, s.mul_add(code, scale, bias));
                 }
                 return;

@@ -57,13 +57,13 @@ fn of_linear_maps() {
 #[test]
 fn of_attention() {
     let scale = 0.25;
-    for (mask, n, total) in [(Mask::Full, 5, 9), (Mask::Causal, 9, 9), (Mask::Window(3), 6, 11)] {
+    for (mask, n, total) in [(Mask::Full, 5, 9), (Mask::Causal, 9, 9), (Mask::Window { sinks: 2, window: 3 }, 6, 11)] {
         let seen: Vec<bool> = (0..n * total)
             .map(|i| (i / total + total - n, i % total))
             .map(|(query, key)| match mask {
                 Mask::Full => true,
                 Mask::Causal => key <= query,
-                Mask::Window(window) => key <= query && key + window as i32 > query,
+                Mask::Window { sinks, window } => key <= query && (key < sinks as i32 || key + window as i32 > query),
             })
             .collect();
         let seen = Array::from_slice(&seen, &[n, total]);
@@ -78,7 +78,7 @@ fn of_attention() {
         compare(
             "attention",
             &[&queries, &keys, &keys],
-            &|level, x| attention_at(level, &x[0], &x[1], &x[2], scale, mask, None),
+            &|level, x| attention_at(level, &x[0], &x[1], &x[2], scale, mask),
             &plain,
         );
     }

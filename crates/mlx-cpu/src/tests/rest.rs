@@ -131,13 +131,13 @@ fn what_does_not_fit_is_an_error() {
     assert!(crate::add(&zeros(&[2]), &zeros(&[3])).is_err());
     assert!(crate::rope(&zeros(&[1, 1, 1, 4]), &zeros(&[3]), 1.0, &[0]).is_err());
     let (q, k) = (zeros(&[1, 3, 1, 4]), zeros(&[1, 2, 1, 4]));
-    assert!(crate::attention(&q, &k, &k, 1.0, crate::Mask::Full, None).is_err());
+    assert!(crate::attention(&q, &k, &k, 1.0, crate::Mask::Full).is_err());
     assert!(crate::expert_linear(&zeros(&[2, 8]), Weight::Dense(&weight), &Array::from_int(0)).is_err());
     for (x, weight) in [(zeros(&[2, 8]), zeros(&[0, 8])), (zeros(&[2, 0]), zeros(&[4, 0]))] {
         assert!(crate::linear(&x, Weight::Dense(&weight), None).is_err());
     }
     let q = zeros(&[1, 1, 5, 0]);
-    assert!(crate::attention(&q, &q, &q, 1.0, crate::Mask::Full, None).is_err());
+    assert!(crate::attention(&q, &q, &q, 1.0, crate::Mask::Full).is_err());
     assert!(crate::embedding(&zeros(&[2]), Weight::Dense(&weight), Dtype::Float32).is_err());
     // Nothing is not an error.
     assert_eq!(crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().shape(), [0, 4]);
@@ -164,7 +164,7 @@ fn nothing_hides_nan_and_tiny_numbers_stay_tiny() {
                 let keys = random(&[1, 1, 9, 16], dtype);
                 let query = nan(&[1, 1, n, 16], 3).as_dtype(dtype).unwrap();
                 let attend = |q: &Array, k: &Array| {
-                    to_f64(&crate::attention::attention_at(level, q, k, &keys, 1.0, crate::Mask::Full, None).unwrap())
+                    to_f64(&crate::attention::attention_at(level, q, k, &keys, 1.0, crate::Mask::Full).unwrap())
                 };
                 assert!(attend(&query, &keys)[..16].iter().all(|y| y.is_nan()), "{level} {dtype:?} {n}");
                 let some_keys = nan(&[1, 1, 9, 16], 20).as_dtype(dtype).unwrap();
