@@ -66,8 +66,10 @@ impl CacheShape {
     /// Bytes that a sequence of `len` positions takes, where a number takes `item_size` bytes and so many positions are
     /// computed at once.
     pub fn bytes(&self, len: usize, settings: CacheSettings, item_size: usize, step_size: usize) -> usize {
-        // Blocks that are not full, and those that are forgotten late.
-        let kept = settings.max_size.map_or(len, |size| len.min(size.saturating_add(step_size) + ROLLBACK + BLOCK));
+        // The first block stays for the sake of a few positions, and others are forgotten late.
+        let kept = settings
+            .max_size
+            .map_or(len, |size| len.min(size.saturating_add(step_size).saturating_add(ROLLBACK + 2 * BLOCK)));
         let plain = settings.packing.map_or(kept, |packing| packing.start.min(kept));
         let numbers = 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim;
         let packed = settings.packing.map_or(0, |packing| {

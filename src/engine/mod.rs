@@ -2,7 +2,9 @@
 
 mod answer;
 pub mod batch;
+pub mod choose;
 pub mod constrain;
+pub mod phrase;
 pub mod sampler;
 pub mod sequence;
 pub mod speculate;

@@ -46,6 +46,7 @@ impl Input {
 pub type OnPrefill<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
 
 /// A sequence and what the model remembers of it.
+#[derive(Clone)]
 pub struct Sequence<'m> {
     model: &'m dyn Model,
     inputs: Vec<Input>,
@@ -177,6 +178,16 @@ impl<'m> Sequence<'m> {
         let _ = on_prefill(self.len, self.len);
         ensure!(!hidden.is_empty(), "there is nothing to prefill");
         Ok(Some(concatenate(&hidden, 1)?))
+    }
+
+    /// Prefills up to `len` positions, `step_size` at a time, and returns nothing.
+    pub(super) fn prefill_to(&mut self, len: usize, step_size: usize) -> Result<()> {
+        while self.cache.len() < len {
+            let n = (len - self.cache.len()).min(step_size.max(1));
+            forward(&mut [Part { sequence: self, n, proposed: &[] }])?;
+            eval(self.cache.arrays())?;
+        }
+        Ok(())
     }
 
     /// Prefills what is pending, `step_size` positions at a time, and returns the logits `[vocab_size]` after it.
