@@ -14,22 +14,26 @@ pub struct Detokenizer<'a> {
     window: Vec<u32>,
     /// How many of them were given out.
     given: usize,
+    /// How many tokens in a row have left a character incomplete.
+    incomplete: usize,
 }
 
 impl<'a> Detokenizer<'a> {
     /// A decoder at the start of an answer.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, window: Vec::new(), given: 0 }
+        Self { tokenizer, window: Vec::new(), given: 0, incomplete: 0 }
     }
 
     /// The text that `id` completes; empty while a character is incomplete. Special tokens have no text.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.pending()?;
-        let waits = text.ends_with(char::REPLACEMENT_CHARACTER) && self.window.len() - self.given < LONGEST_CHARACTER;
-        if text.is_empty() || waits {
+        // Not the tokens that wait: the space that an answer begins with is one of them where the decoder strips it.
+        self.incomplete = if text.ends_with(char::REPLACEMENT_CHARACTER) { self.incomplete + 1 } else { 0 };
+        if text.is_empty() || (1..LONGEST_CHARACTER).contains(&self.incomplete) {
             return Ok(String::new());
         }
+        self.incomplete = 0;
         self.window.drain(..self.given);
         self.given = self.window.len();
         Ok(text)

@@ -1,6 +1,7 @@
 //! Conversations and pictures to what a model reads: ids and tiles.
 
 mod template;
+mod token_bytes;
 mod tokenizer;
 
 use anyhow::{Result, bail, ensure};

@@ -1,12 +1,15 @@
 //! Text to ids and back, as `tokenizer.json` says; nothing about the vocabulary is known here.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::checkpoint::ModelFiles;
 
-/// A checkpoint's tokenizer.
+/// A checkpoint's tokenizer. Clones share it.
+#[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: Arc<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -25,7 +28,7 @@ impl Tokenizer {
         // The file may keep how it was last used in training.
         inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?;
         inner.with_padding(None);
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Ids of `text`; with `special`, those that the tokenizer puts around every text, too (a BOS, for most).

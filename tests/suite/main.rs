@@ -5,6 +5,7 @@ mod batch;
 mod checkpoint;
 mod cli;
 mod common;
+mod constrain;
 mod convert;
 mod docs;
 mod engine;
