@@ -275,8 +275,8 @@ fn bytes(text: &str) -> Result<usize, String> {
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// What to ask; - reads it from stdin
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "input")]
+    pub(crate) prompt: Option<String>,
     /// What the model should know beforehand: the system message
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -303,6 +303,41 @@ pub(crate) struct GenerateArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
+}
+
+/// Many prompts, from a file to a file
+///
+/// That these conflict with --prompt is said for each: clap forgets that a flag requires --input where --prompt forbids it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Many prompts")]
+pub(crate) struct RowsArgs {
+    /// Answer the prompts in this file, a JSON object a line, in place of --prompt
+    ///
+    /// {"prompt": "...", "image": "cat.jpg"} or {"messages": [{"role": "user", "content": "..."}]}, with "images" for
+    /// several pictures (paths start from the file's folder; content may be a list of parts, as in OpenAI's API), "system",
+    /// "max_tokens", "stop", and the names of the sampling flags with _ for -. The flags hold for rows that say nothing else.
+    /// An "id" is copied to the answer, keys that begin with _ are passed over, all others are errors of that row. A row
+    /// that fails gets a line with "error", the others are answered.
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["prompt", "images", "json"])]
+    pub(crate) input: Option<PathBuf>,
+    /// Where the answers go, a JSON object a line in the order of the rows; - for stdout
+    ///
+    /// Beside it a file with .state at the end of its name tells what it belongs to.
+    #[arg(long, value_name = "FILE", requires = "input", conflicts_with = "prompt")]
+    pub(crate) output: Option<PathBuf>,
+    /// Go on where an earlier run of the same command ended
+    ///
+    /// With another input, model or flag that changes answers, that is refused. Rows that failed are not tried again.
+    #[arg(long, requires = "input", conflicts_with_all = ["force", "prompt"])]
+    pub(crate) resume: bool,
+    /// Replace the output if it exists
+    #[arg(long, requires = "input", conflicts_with = "prompt")]
+    pub(crate) force: bool,
+    /// The most rows that are answered at once [default: 8]
+    #[arg(long, value_name = "N", requires = "input", conflicts_with = "prompt", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_batch_size: Option<u16>,
 }
 
 /// The number format of packed matrices

@@ -15,4 +15,5 @@ pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod processor;
+pub mod rows;
 pub mod verify;

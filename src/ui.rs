@@ -69,6 +69,11 @@ impl Ui {
         self.bar(label, total, "{msg:24!} {bar:30} {pos:>10} of {len} {per_sec:>14} {eta:>4}")
     }
 
+    /// A bar over so many rows; its label is to be changed as they are answered.
+    pub(crate) fn rows(&self, total: u64) -> ProgressBar {
+        self.bar("answering", total, "{msg:24!} {bar:30} {pos:>10} of {len} rows {eta:>6}")
+    }
+
     fn bar(&self, label: &str, total: u64, template: &str) -> ProgressBar {
         let target = match self.verbosity {
             Verbosity::Quiet => ProgressDrawTarget::hidden(),

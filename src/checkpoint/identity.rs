@@ -30,7 +30,12 @@ pub fn identity(files: &ModelFiles, dtype: Option<Dtype>) -> Result<String> {
     for path in &paths {
         sample(path, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+/// A hash as it is written.
+pub fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn sample(path: &Path, hash: &mut Sha256) -> Result<()> {

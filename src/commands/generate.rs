@@ -13,12 +13,15 @@ use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
 use phi3v::processor::{Message, NumCrops, Prompt};
 use serde::Serialize;
 
-use super::session;
+use super::{rows, session};
 use crate::cli::{GenerateArgs, ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
 pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
+    if args.rows.input.is_some() {
+        return rows::run(args);
+    }
     let GenerateArgs {
         model,
         prompt,
@@ -31,11 +34,12 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         engine,
         json,
         output: OutputArgs { quiet, verbose },
+        rows: _, // all of them need --input
     } = args;
     let ui = Ui::new(quiet, verbose);
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
-    let prompt = read_prompt(prompt, &images)?;
+    let prompt = read_prompt(prompt.unwrap_or_default(), &images)?;
     let limits = ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() };
     let decoding = Instant::now();
     let images = images
@@ -61,7 +65,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
 
     let loading = Instant::now();
     let max_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX);
-    let session = opened.load(engine, Demand::of(&prompt, max_tokens), false, &ui)?;
+    let session = opened.load(engine, Demand::of(&prompt, max_tokens), None, &ui)?;
     let load_time = loading.elapsed();
 
     let request = Request { sampling: sampling.into(), stop, ..Request::new(prompt, max_tokens) };

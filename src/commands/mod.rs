@@ -3,6 +3,7 @@
 mod convert;
 mod docs;
 mod generate;
+mod rows;
 mod session;
 mod verify;
 

@@ -23,7 +23,7 @@ use crate::ui::Ui;
 pub(super) struct Opened {
     pub(super) files: ModelFiles,
     pub(super) processor: Processor,
-    dtype: Option<Dtype>,
+    pub(super) dtype: Option<Dtype>,
 }
 
 /// Finds the model, on the hub if need be, and reads all but its weights.
@@ -43,8 +43,8 @@ pub(super) struct Session {
 }
 
 impl Opened {
-    /// Loads the model, if it can do `demand`. `several` says whether prompts will follow one another.
-    pub(super) fn load(self, args: EngineArgs, demand: Demand, several: bool, ui: &Ui) -> Result<Session> {
+    /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
+    pub(super) fn load(self, args: EngineArgs, demand: Demand, at_once: Option<usize>, ui: &Ui) -> Result<Session> {
         let Self { files, processor, dtype } = self;
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
@@ -64,7 +64,8 @@ impl Opened {
             prefill_step_size,
             cache_bytes: Some(available.saturating_sub(memory.weights + memory.activations(&demand))),
             cache: settings,
-            prefix_cache_bytes: args.prefix_cache_bytes.unwrap_or(if several {
+            max_batch_size: at_once.unwrap_or(1),
+            prefix_cache_bytes: args.prefix_cache_bytes.unwrap_or(if at_once.is_some() {
                 1_000_000_000
             } else {
                 usize::from(args.prompt_cache.is_some())

@@ -7,6 +7,7 @@
 
 mod convert;
 mod gguf;
+mod jsonl;
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -12,5 +12,6 @@ mod engine;
 mod gguf;
 mod golden;
 mod hub;
+mod jsonl;
 mod loopback;
 mod upload;

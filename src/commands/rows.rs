@@ -1,0 +1,149 @@
+//! `phi3v generate --input`: a file of prompts, a file of answers.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use phi3v::engine::Engine;
+use phi3v::memory::Demand;
+use phi3v::processor::NumCrops;
+use phi3v::processor::image_source::ImageLimits;
+use phi3v::rows::{Defaults, Output, RowFile, State, serve};
+
+use super::session;
+use crate::cli::{EngineArgs, GenerateArgs, ImageArgs, OutputArgs, RowsArgs};
+use crate::interrupt;
+use crate::ui::Ui;
+
+const DEFAULT_BATCH_SIZE: u16 = 8;
+
+pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
+    let GenerateArgs {
+        prompt: _, // the parser refuses it and the two below beside --input
+        system,
+        ignore_chat_template,
+        max_tokens,
+        stop,
+        json: _,
+        output: OutputArgs { quiet, verbose },
+        model,
+        images: ImageArgs { images: _, num_crops, max_image_pixels },
+        sampling,
+        engine,
+        rows: RowsArgs { input, output, resume, force, max_batch_size },
+    } = args;
+    let (input, path) = input.zip(output).context("--input and --output belong together")?;
+    let ui = Ui::new(quiet, verbose);
+    let to_stdout = path.as_os_str() == "-";
+
+    // Everything cheap first, again.
+    let mut rows = RowFile::open(&input)?;
+    match to_stdout {
+        true => ensure!(!resume && !force, "--output - cannot be resumed or replaced; name a file"),
+        false => check_output(&path, &input, resume || force)?,
+    }
+    let scan = RowFile::scan(&input)?;
+    let opened = session::open(model, &ui)?;
+    let defaults = Defaults {
+        system,
+        chat_template: !ignore_chat_template,
+        max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
+        sampling: sampling.into(),
+        stop,
+        num_crops: num_crops.unwrap_or(NumCrops::Checkpoint),
+        limits: ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() },
+    };
+    let mut state = State::new(&scan, &opened.files, opened.dtype, &defaults)?;
+    add_cache(&mut state, &engine);
+    let begun = if resume && path.exists() { Some(Output::resume(&path, &state, &mut rows)?) } else { None };
+    let before = begun.as_ref().map_or(0, |output| output.rows);
+    ui.verbose(format!("{}: {} rows, {before} of them done before", input.display(), scan.rows));
+    if let Some(output) = begun.as_ref().filter(|output| output.rows == scan.rows) {
+        ui.status(format!("all of the {} rows are done", scan.rows));
+        return finish(output, &path);
+    }
+
+    let demand = Demand { max_tokens: defaults.max_tokens, ..Demand::default() };
+    let session = opened.load(engine, demand, Some(max_batch_size.unwrap_or(DEFAULT_BATCH_SIZE).into()), &ui)?;
+    // What comes earlier can simply be ended.
+    interrupt::listen()?;
+    let mut output = match begun {
+        Some(output) => output,
+        None if to_stdout => Output::stream(Box::new(std::io::stdout())),
+        None => Output::create(&path, &state, force)?,
+    };
+    let all = answer(&session.engine, &mut rows, &defaults, &mut output, scan.rows, &ui);
+    let how_far = || {
+        let hint = if to_stdout { "" } else { ", --resume continues" };
+        format!("{} of {} rows are done{hint}", output.rows, scan.rows)
+    };
+    if all.with_context(how_far)? {
+        session.save_prompt()?;
+        return finish(&output, &path);
+    }
+    ui.warning(format!("interrupted; {}", how_far()));
+    Ok(ExitCode::from(interrupt::EXIT_CODE))
+}
+
+fn check_output(path: &Path, input: &Path, may_exist: bool) -> Result<()> {
+    if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize()) {
+        ensure!(input != output, "--output {}: that is the input", path.display());
+    }
+    if path.exists() {
+        ensure!(may_exist, "{} exists; --resume goes on with it, --force replaces it", path.display());
+        ensure!(path.is_file(), "--output {}: that is no file", path.display());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "--output {}: there is no folder {}", path.display(), folder.display());
+    Ok(())
+}
+
+/// Of what is kept in memory, that which changes answers.
+fn add_cache(state: &mut State, engine: &EngineArgs) {
+    state.add("max_kv_size", engine.max_kv_size);
+    state.add("kv_bits", engine.kv_bits);
+    state.add("kv_group_size", engine.kv_group_size);
+    state.add("quantized_kv_start", engine.quantized_kv_start);
+}
+
+/// Answers what is left; false if Ctrl-C came first.
+fn answer(
+    engine: &Engine,
+    rows: &mut RowFile,
+    defaults: &Defaults,
+    output: &mut Output,
+    total: u64,
+    ui: &Ui,
+) -> Result<bool> {
+    let started = Instant::now();
+    let before = output.rows;
+    let rate = |tokens: u64| tokens as f64 / started.elapsed().as_secs_f64().max(1e-9);
+    let bar = ui.rows(total);
+    bar.set_position(before);
+    bar.reset_eta();
+    let done = serve(engine, rows, defaults, output, &mut |progress| {
+        bar.set_position(before + progress.rows);
+        bar.set_message(format!("{:.1} tokens/s", rate(progress.tokens)));
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    let (rows, tokens, seconds) = (output.rows - before, output.tokens, started.elapsed().as_secs_f64());
+    ui.status(format!("rows        {rows} in {seconds:.1} s"));
+    ui.status(format!("generation  {tokens} tokens, {:.1} tokens/s", rate(tokens)));
+    done
+}
+
+/// Success, if no row failed, in this run or before.
+fn finish(output: &Output, path: &Path) -> Result<ExitCode> {
+    match output.first_failed {
+        None => Ok(ExitCode::SUCCESS),
+        Some(first) => bail!(
+            "{} of {} rows failed, the first in line {first} of the input; {} says why",
+            output.failed,
+            output.rows,
+            if path.as_os_str() == "-" { "the output".into() } else { path.display().to_string() }
+        ),
+    }
+}

@@ -1,0 +1,89 @@
+//! Conversations as OpenAI's API writes them: the text of a message, or its parts, pictures among them.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+use super::fields::shortened;
+use crate::processor::Message;
+
+/// Pictures of a conversation, in the order of their numbers, and those of the row that no message took yet.
+pub(super) struct Pictures {
+    pub named: Vec<String>,
+    pub left: std::vec::IntoIter<String>,
+}
+
+/// Reads a conversation. A picture among the parts of a message becomes a tag, `<|image_N|>`.
+pub(super) fn conversation(messages: &Value, pictures: &mut Pictures) -> Result<Vec<Message>> {
+    let Value::Array(messages) = messages else {
+        bail!("messages: a list is expected, not {}", shortened(&messages.to_string()));
+    };
+    ensure!(!messages.is_empty(), "messages: the list is empty; there is nothing to answer");
+    let read = |(at, value)| message(value, pictures).with_context(|| format!("messages[{at}]"));
+    messages.iter().enumerate().map(read).collect()
+}
+
+fn message(value: &Value, pictures: &mut Pictures) -> Result<Message> {
+    let message = object(value, &["role", "content"])?;
+    let role = text(message, "role")?;
+    ensure!(
+        ["system", "user", "assistant"].contains(&role),
+        "role: system, user or assistant is expected, not {}",
+        shortened(role)
+    );
+    let content = match message.get("content") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => {
+            let read = |(at, value)| part(value, pictures).with_context(|| format!("content[{at}]"));
+            parts.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?.join("\n")
+        }
+        other => bail!("content: a text or a list of parts is expected, {}", found(other)),
+    };
+    Ok(Message::new(role, content))
+}
+
+fn part(value: &Value, pictures: &mut Pictures) -> Result<String> {
+    let part = object(value, &["type", "text", "image", "image_url"])?;
+    let source = match text(part, "type")? {
+        "text" => {
+            object(value, &["type", "text"])?;
+            return text(part, "text").map(str::to_owned);
+        }
+        "image" => {
+            object(value, &["type", "image"])?;
+            part.contains_key("image").then(|| text(part, "image")).transpose()?
+        }
+        "image_url" => {
+            object(value, &["type", "image_url"])?;
+            match part.get("image_url") {
+                Some(value @ Value::Object(_)) => Some(text(object(value, &["url"])?, "url").context("image_url")?),
+                Some(_) => Some(text(part, "image_url")?),
+                None => None,
+            }
+        }
+        other => bail!("type: text, image or image_url is expected, not {}", shortened(other)),
+    };
+    let source = match source {
+        Some(source) => source.to_owned(),
+        None => pictures.left.next().context("the part names no picture, and images has no further one")?,
+    };
+    pictures.named.push(source);
+    Ok(format!("<|image_{}|>", pictures.named.len()))
+}
+
+/// An object without any other keys than these.
+fn object<'v>(value: &'v Value, keys: &[&str]) -> Result<&'v Map<String, Value>> {
+    let object = value.as_object().with_context(|| format!("an object is expected, {}", found(Some(value))))?;
+    if let Some(key) = object.keys().find(|key| !keys.contains(&key.as_str())) {
+        bail!("the key \"{key}\" means nothing here; {} are read", keys.join(", "));
+    }
+    Ok(object)
+}
+
+fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Result<&'v str> {
+    let value = object.get(key);
+    value.and_then(Value::as_str).with_context(|| format!("{key}: a text is expected, {}", found(value)))
+}
+
+fn found(value: Option<&Value>) -> String {
+    value.map_or_else(|| "and missing".into(), |value| format!("not {}", shortened(&value.to_string())))
+}
