@@ -13,8 +13,11 @@ use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
 use phi3v::processor::{Message, NumCrops, Prompt};
 use serde::Serialize;
 
+use super::explain::{self, Explanation};
+use super::form::{self, Formed};
+use super::session::Session;
 use super::{rows, session};
-use crate::cli::{GenerateArgs, ImageArgs, OutputArgs};
+use crate::cli::{FormArgs, GenerateArgs, ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -32,14 +35,17 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         stop,
         sampling,
         engine,
+        form,
         json,
+        explain,
         output: OutputArgs { quiet, verbose },
         rows: _, // all of them need --input
     } = args;
     let ui = Ui::new(quiet, verbose);
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
-    let prompt = read_prompt(prompt.unwrap_or_default(), &images)?;
+    let prompt = read_prompt(prompt.unwrap_or_default(), &images, form::readers(&form))?;
+    let grammar = form::grammar(&form)?;
     let limits = ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() };
     let decoding = Instant::now();
     let images = images
@@ -49,6 +55,9 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let image_decode_time = decoding.elapsed();
 
     let opened = session::open(model, &ui)?;
+    if let Some(grammar) = &grammar {
+        opened.check_grammar(grammar)?;
+    }
     let num_crops = num_crops.unwrap_or(NumCrops::Checkpoint);
     let cutting = Instant::now();
     let prompt = if ignore_chat_template {
@@ -62,13 +71,24 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     prompt.check_fits(opened.files.max_position_embeddings()?)?;
     let image_time = image_decode_time + cutting.elapsed();
     report_prompt(&ui, &prompt);
+    let explanation = explain.then(|| Explanation::new(&prompt, &opened.processor)).transpose()?;
+    if !json && let Some(explanation) = &explanation {
+        explanation.lines().iter().for_each(|line| eprintln!("{line}"));
+    }
 
     let loading = Instant::now();
     let max_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX);
-    let session = opened.load(engine, Demand::of(&prompt, max_tokens), None, &ui)?;
+    let tokens_in_form = form.constrain.iter().map(|text| text.len() + form.within).sum::<usize>();
+    let is_formed = !form.choose.is_empty() || !form.constrain.is_empty();
+    let demand = Demand::of(&prompt, if is_formed { tokens_in_form } else { max_tokens });
+    let session = opened.load(engine, demand, None, &ui)?;
     let load_time = loading.elapsed();
+    if is_formed {
+        return print_formed(&session, prompt, &form, json, explanation.as_ref());
+    }
 
-    let request = Request { sampling: sampling.into(), stop, ..Request::new(prompt, max_tokens) };
+    let early_stop = form.early_stop;
+    let request = Request { sampling: sampling.into(), stop, grammar, early_stop, ..Request::new(prompt, max_tokens) };
     let generation = stream(&session.engine, request, json, &ui)?;
     session.save_prompt()?;
     let statistics = Statistics::new(&generation, image_time, load_time);
@@ -77,12 +97,21 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
             text: &generation.text,
             tokens: &generation.tokens,
             finish_reason: generation.finish_reason,
+            complete: generation.complete,
             statistics,
+            explanation,
         };
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&output)?)?;
     } else {
         writeln!(std::io::stdout())?;
+        if explain {
+            let boundary = session.engine.model().rope_boundary();
+            explain::outcome(&generation, boundary).iter().for_each(|line| eprintln!("{line}"));
+        }
         statistics.print(&ui);
+    }
+    if generation.complete == Some(false) {
+        ui.warning("the answer is not complete by its grammar; allow more tokens with --max-tokens");
     }
     Ok(match generation.finish_reason {
         FinishReason::Interrupted => ExitCode::from(interrupt::EXIT_CODE),
@@ -90,10 +119,33 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     })
 }
 
+/// A chosen answer, or one with phrases in it.
+fn print_formed(
+    session: &Session,
+    prompt: Prompt,
+    form: &FormArgs,
+    json: bool,
+    explanation: Option<&Explanation>,
+) -> Result<ExitCode> {
+    let Some(formed) = form::run(&session.engine, prompt, form)? else {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    };
+    session.save_prompt()?;
+    if json {
+        let Formed { text, phrased, choice } = formed;
+        let output =
+            serde_json::json!({ "text": text, "phrased": phrased, "choice": choice, "explanation": explanation });
+        writeln!(std::io::stdout(), "{output}")?;
+    } else {
+        writeln!(std::io::stdout(), "{}", formed.text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The prompt, from stdin if it is `-`.
-fn read_prompt(prompt: String, images: &[String]) -> Result<String> {
-    let readers = usize::from(prompt == "-") + images.iter().filter(|source| *source == "-").count();
-    ensure!(readers <= 1, "stdin (-) can be read only once: for the prompt or for one picture");
+fn read_prompt(prompt: String, images: &[String], other_readers: usize) -> Result<String> {
+    let readers = usize::from(prompt == "-") + images.iter().filter(|source| *source == "-").count() + other_readers;
+    ensure!(readers <= 1, "stdin (-) can be read only once: for the prompt, one picture or a grammar");
     let text = if prompt == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
@@ -157,15 +209,26 @@ struct Output<'a> {
     text: &'a str,
     tokens: &'a [u32],
     finish_reason: FinishReason,
+    /// Whether the answer is a whole one by its grammar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
     #[serde(flatten)]
     statistics: Statistics,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
 }
 
 /// Times are in seconds, memory in bytes.
 #[derive(Serialize)]
 struct Statistics {
     prompt_tokens: usize,
+    /// Of these, known from an earlier prompt.
+    cached_tokens: usize,
+    cached_images: usize,
     generation_tokens: usize,
+    proposed_tokens: usize,
+    accepted_tokens: usize,
+    long_factors: bool,
     prompt_tps: f64,
     generation_tps: f64,
     peak_memory: usize,
@@ -182,8 +245,13 @@ impl Statistics {
             |tokens: usize, time: Duration| if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() };
         Self {
             prompt_tokens: generation.prompt_tokens,
+            cached_tokens: generation.cached_tokens,
+            cached_images: generation.cached_images,
+            proposed_tokens: generation.proposed,
+            accepted_tokens: generation.accepted,
+            long_factors: generation.long_factors,
             generation_tokens: generation.tokens.len(),
-            prompt_tps: rate(generation.prompt_tokens, generation.prefill_time),
+            prompt_tps: rate(generation.prompt_tokens - generation.cached_tokens, generation.prefill_time),
             // The first token comes out of the prefill.
             generation_tps: rate(generation.tokens.len().saturating_sub(1), generation.decode_time),
             peak_memory: peak_memory(),

@@ -2,6 +2,8 @@
 
 mod convert;
 mod docs;
+mod explain;
+mod form;
 mod generate;
 mod rows;
 mod session;

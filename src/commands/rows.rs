@@ -12,7 +12,7 @@ use phi3v::processor::NumCrops;
 use phi3v::processor::image_source::ImageLimits;
 use phi3v::rows::{Defaults, Output, RowFile, State, serve};
 
-use super::session;
+use super::{form, session};
 use crate::cli::{EngineArgs, GenerateArgs, ImageArgs, OutputArgs, RowsArgs};
 use crate::interrupt;
 use crate::ui::Ui;
@@ -21,12 +21,14 @@ const DEFAULT_BATCH_SIZE: u16 = 8;
 
 pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let GenerateArgs {
-        prompt: _, // the parser refuses it and the two below beside --input
+        prompt: _, // the parser refuses it and what else is not taken beside --input
         system,
         ignore_chat_template,
         max_tokens,
         stop,
         json: _,
+        explain: _,
+        form,
         output: OutputArgs { quiet, verbose },
         model,
         images: ImageArgs { images: _, num_crops, max_image_pixels },
@@ -54,7 +56,12 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         stop,
         num_crops: num_crops.unwrap_or(NumCrops::Checkpoint),
         limits: ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() },
+        grammar: form::grammar(&form)?,
+        early_stop: form.early_stop,
     };
+    if let Some(grammar) = &defaults.grammar {
+        opened.check_grammar(grammar)?;
+    }
     let mut state = State::new(&scan, &opened.files, opened.dtype, &defaults)?;
     add_cache(&mut state, &engine);
     let begun = if resume && path.exists() { Some(Output::resume(&path, &state, &mut rows)?) } else { None };

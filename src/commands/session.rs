@@ -9,12 +9,14 @@ use phi3v::cache::{CacheSettings, CacheShape, KvPacking};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::checkpoint::identity::identity;
+use phi3v::engine::constrain::{Grammar, Vocabulary};
 use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions};
 use phi3v::memory::{Demand, ModelMemory};
 use phi3v::models::{self, Model};
 use phi3v::processor::{Processor, Tokenizer};
 use phi3v::{device, memory};
+use serde::Deserialize;
 
 use crate::cli::{CpuArgs, EngineArgs, ModelArgs};
 use crate::ui::Ui;
@@ -43,6 +45,17 @@ pub(super) struct Session {
 }
 
 impl Opened {
+    /// An error unless answers can follow the grammar.
+    pub(super) fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Size {
+            vocab_size: usize,
+        }
+        let Size { vocab_size } = self.files.parse()?;
+        let vocabulary = Vocabulary::new(&self.processor.tokenizer, vocab_size, &self.files.eos_token_ids()?)?;
+        vocabulary.constraint(grammar).map(drop)
+    }
+
     /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
     pub(super) fn load(self, args: EngineArgs, demand: Demand, at_once: Option<usize>, ui: &Ui) -> Result<Session> {
         let Self { files, processor, dtype } = self;

@@ -130,6 +130,18 @@ pub enum FinishReason {
     Interrupted,
 }
 
+impl FinishReason {
+    /// As machines read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::EarlyStop => "early_stop",
+            Self::Length => "length",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// An answer and what it took.
 #[derive(Debug, Clone, Default)]
 pub struct Generation {
@@ -149,7 +161,7 @@ pub struct Generation {
     pub cached_images: usize,
     /// Whether longrope's long factors were used in the end.
     pub long_factors: bool,
-    /// Tokens proposed by speculation, and those of them that became part of the answer.
+    /// Tokens that were guessed ahead.
     pub proposed: usize,
     /// Of these, tokens that became part of the answer.
     pub accepted: usize,

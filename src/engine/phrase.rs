@@ -5,10 +5,11 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, ensure};
+use serde::Serialize;
 
+use super::Engine;
 use super::choose::log_softmax;
 use super::sequence::{Part, Sequence, forward, logits};
-use super::{Engine, FinishReason};
 use crate::processor::{Prompt, Segment};
 
 /// Best next tokens that are tried, where beams are asked for.
@@ -26,7 +27,7 @@ pub struct Phrases {
 }
 
 /// An answer with its phrases.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Phrased {
     /// The answer up to the end of the last phrase.
     pub text: String,
@@ -34,8 +35,6 @@ pub struct Phrased {
     pub tokens: Vec<u32>,
     /// For each phrase, the mean log-probability of the tokens since the last one.
     pub scores: Vec<f64>,
-    /// Whether the caller broke off.
-    pub finish_reason: FinishReason,
 }
 
 /// What was said before a phrase, and how well that goes together.
@@ -45,7 +44,7 @@ struct Place {
 }
 
 impl Engine {
-    /// Answers a prompt so that the phrases are in the answer. `on_token` is told after each token tried.
+    /// Answers a prompt so that the phrases are in the answer; nothing if `on_token`, told after each token, breaks off.
     ///
     /// # Errors
     /// When a phrase is empty, or the context has no room for all.
@@ -54,24 +53,21 @@ impl Engine {
         prompt: &Prompt,
         phrases: &Phrases,
         on_token: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<Phrased> {
+    ) -> Result<Option<Phrased>> {
         let ids = phrases.texts.iter().map(|text| self.phrase_ids(text)).collect::<Result<Vec<_>>>()?;
         let room: usize = ids.iter().map(|ids| ids.len() + phrases.within + 1).sum();
         prompt.check_fits(self.model.max_position_embeddings().saturating_sub(room))?;
         let mut phrased =
-            Phrased { text: String::new(), tokens: Vec::new(), scores: Vec::new(), finish_reason: FinishReason::Stop };
+            Phrased { text: String::new(), tokens: Vec::new(), scores: Vec::new() };
         for phrase in &ids {
             let so_far = prompt.followed_by(&phrased.tokens);
-            let Some(place) = self.place(&so_far, phrase, phrases, on_token)? else {
-                phrased.finish_reason = FinishReason::Interrupted;
-                break;
-            };
+            let Some(place) = self.place(&so_far, phrase, phrases, on_token)? else { return Ok(None) };
             phrased.tokens.extend(place.before);
             phrased.tokens.extend(phrase);
             phrased.scores.push(place.score);
         }
         phrased.text = self.processor.tokenizer.decode(&phrased.tokens, false)?;
-        Ok(phrased)
+        Ok(Some(phrased))
     }
 
     /// A phrase as it stands in the middle of a text: tokenizers that put a blank before a text write one that begins with
@@ -187,7 +183,7 @@ fn ranked(log_probabilities: &[f64]) -> Vec<u32> {
 
 impl Prompt {
     /// The prompt with tokens after it.
-    pub(super) fn followed_by(&self, tokens: &[u32]) -> Self {
+    pub fn followed_by(&self, tokens: &[u32]) -> Self {
         let mut prompt = self.clone();
         match prompt.segments.last_mut() {
             Some(Segment::Text(ids)) => ids.extend(tokens),

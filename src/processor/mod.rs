@@ -12,11 +12,13 @@ use crate::checkpoint::config::PreprocessorConfig;
 use crate::models::Arch;
 
 pub use hd::{TILE, Tiles};
+pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
 
 pub mod hd;
 pub mod image_source;
+mod positions;
 mod resize;
 
 /// How many tiles a picture may be cut into.

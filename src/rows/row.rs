@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::message::{Pictures, conversation};
 use crate::engine::Request;
+use crate::engine::constrain::Grammar;
 use crate::engine::sampler::Sampling;
 use crate::processor::image_source::{self, ImageLimits, ImageSource};
 use crate::processor::{Message, NumCrops, Processor, Prompt};
@@ -30,6 +31,10 @@ pub struct Defaults {
     pub num_crops: NumCrops,
     /// How large pictures may be.
     pub limits: ImageLimits,
+    /// The form that answers must have.
+    pub grammar: Option<Grammar>,
+    /// See [`Request::early_stop`].
+    pub early_stop: Option<usize>,
 }
 
 /// What is asked.
@@ -101,7 +106,13 @@ impl Row {
     /// The request to an engine.
     pub fn request(self, processor: &Processor, defaults: &Defaults) -> Result<Request> {
         let prompt = self.prompt(processor, defaults)?;
-        Ok(Request { sampling: self.sampling, stop: self.stop, ..Request::new(prompt, self.max_tokens) })
+        Ok(Request {
+            sampling: self.sampling,
+            stop: self.stop,
+            grammar: defaults.grammar.clone(),
+            early_stop: defaults.early_stop,
+            ..Request::new(prompt, self.max_tokens)
+        })
     }
 }
 
