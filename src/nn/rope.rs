@@ -134,7 +134,8 @@ impl Rope {
             _ => &self.short,
         };
         if on_cpu() {
-            return mlx_cpu::rope(x, wavelengths, self.gain, &[offset]);
+            let positions: Vec<i32> = (offset..offset + x.dim(2)).collect();
+            return mlx_cpu::rope(x, wavelengths, self.gain, &positions);
         }
         let gain = row((0..x.dim(3)).map(|i| if i < self.dims { self.gain } else { 1.0 })).as_dtype(x.dtype())?;
         let scaled = if self.gain == 1.0 { x.clone() } else { x.multiply(gain)? };

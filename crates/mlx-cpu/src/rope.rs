@@ -16,31 +16,32 @@ use crate::view::{View, ViewMut};
 /// Turns the first `2 · pairs` numbers of every head of `x` `[batch, heads, n, head_dim]` by the angles
 /// `position / wavelengths[pair]`, `wavelengths` `[pairs]` in float32, and multiplies them by `gain`.
 ///
-/// The first position of batch row `i` is `offsets[i]`, or that of all rows if there is but one. Differentiable with
-/// respect to `x`.
-pub fn rope(x: &Array, wavelengths: &Array, gain: f32, offsets: &[i32]) -> Result<Array> {
-    rope_at(current_level()?, x, wavelengths, gain, offsets)
+/// `positions` has one for each of the `n`, the same for all batch rows. Differentiable with respect to `x`.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn rope(x: &Array, wavelengths: &Array, gain: f32, positions: &[i32]) -> Result<Array> {
+    rope_at(current_level()?, x, wavelengths, gain, positions)
 }
 
-pub(crate) fn rope_at(level: Level, x: &Array, wavelengths: &Array, gain: f32, offsets: &[i32]) -> Result<Array> {
+pub(crate) fn rope_at(level: Level, x: &Array, wavelengths: &Array, gain: f32, positions: &[i32]) -> Result<Array> {
     let fits = match (x.shape(), wavelengths.shape()) {
-        (&[batch, _, _, head_dim], &[pairs]) => {
-            (offsets.len() == 1 || offsets.len() == batch as usize) && 2 * pairs <= head_dim
-        }
+        (&[_, _, n, head_dim], &[pairs]) => positions.len() == n as usize && 2 * pairs <= head_dim,
         _ => false,
     };
     if !fits || !is_float(x.dtype()) || wavelengths.dtype() != Dtype::Float32 {
         let (x, pairs) = ((x.shape(), x.dtype()), wavelengths.shape());
-        return Err(Exception::custom(format!("rotation by {pairs:?} from {offsets:?} does not take {x:?}")));
+        let count = positions.len();
+        return Err(Exception::custom(format!("rotation by {pairs:?} at {count} positions does not take {x:?}")));
     }
-    let kernel = Rope { gain, offsets: offsets.to_vec(), back: false, level };
+    let kernel = Rope { gain, positions: positions.to_vec(), back: false, level };
     ffi::apply_one(kernel, &[x, wavelengths], x.shape(), x.dtype())
 }
 
 #[derive(Clone)]
 struct Rope {
     gain: f32,
-    offsets: Vec<i32>,
+    positions: Vec<i32>,
     /// Turns the other way, as gradients are.
     back: bool,
     level: Level,
@@ -57,14 +58,13 @@ impl Kernel for Rope {
         with_element!(y.dtype(), T => {
             let (rows, y) = (x.rows::<T>(), y.shared::<T>());
             parallel(x.dim(0) * n, |task| {
-                let (batch, position) = (task / n, task % n);
-                let offset = self.offsets[batch % self.offsets.len()];
-                let angle = |frequency: &f32| (offset + position as i32) as f32 * frequency;
+                let (batch, index) = (task / n, task % n);
+                let angle = |frequency: &f32| self.positions[index] as f32 * frequency;
                 let cosines: Vec<f32> = frequencies.iter().map(|f| self.gain * angle(f).cos()).collect();
                 let gain = if self.back { -self.gain } else { self.gain };
                 let sines: Vec<f32> = frequencies.iter().map(|f| gain * angle(f).sin()).collect();
                 for head in 0..heads {
-                    let row = (batch * heads + head) * n + position;
+                    let row = (batch * heads + head) * n + index;
                     // SAFETY: each row is written by one task.
                     let to = unsafe { y.slice(row * head_dim, head_dim) };
                     self.level.dispatch(Turn { x: rows.get(row), cosines: &cosines, sines: &sines, to });

@@ -1,9 +1,13 @@
 //! Attention of a few queries, as in decoding: bound by reading keys and values once.
 
+use std::borrow::Cow;
+
+use mlx_quantized::Mode;
+
 use super::sequence::{Piece, Sequence};
 use super::{Call, Seen};
 use crate::element::{Element, load_part, store_part};
-use crate::linear::Matrix;
+use crate::linear::{AffineRow, AffineRows, Matrix};
 use crate::scratch::{Scratch, as_floats};
 use crate::simd::{Simd, Work, exp};
 use crate::view::Rows;
@@ -31,21 +35,77 @@ struct Few<'a, T> {
     kv_head: usize,
 }
 
-/// Calls `$body` with `$rows` and `$first`: the rows of a piece are those of `$rows` from `$first`. Packed ones are
-/// unpacked into `$room`.
+/// Rows of whole vectors.
+trait Source: Copy {
+    /// One of them.
+    type Row: Copy;
+    /// Row `index`, of which `width` numbers will be read.
+    fn row(self, index: usize, width: usize) -> Self::Row;
+    /// The lanes of `row` from `at`.
+    ///
+    /// # Safety
+    /// They are among those that [`row`](Self::row) was told of, `at` is whole vectors, and what the rows are in lives.
+    unsafe fn lanes<S: Simd>(self, s: S, row: Self::Row, at: usize) -> S::F;
+}
+
+/// The rows of a matrix from one on.
+#[derive(Clone, Copy)]
+struct Dense<'a, E: Element>(&'a Rows<'a, E>, usize);
+
+impl<E: Element> Source for Dense<'_, E> {
+    type Row = *const E;
+    #[inline(always)]
+    fn row(self, index: usize, width: usize) -> *const E {
+        self.0.get(self.1 + index)[..width].as_ptr()
+    }
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(self, s: S, row: *const E, at: usize) -> S::F {
+        // SAFETY: by the caller's promise.
+        unsafe { E::load(s, row.add(at)) }
+    }
+}
+
+impl Source for AffineRows<'_> {
+    type Row = AffineRow;
+    #[inline(always)]
+    fn row(self, index: usize, width: usize) -> AffineRow {
+        AffineRows::row(self, index, width)
+    }
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(self, s: S, row: AffineRow, at: usize) -> S::F {
+        // SAFETY: by the caller's promise.
+        unsafe { AffineRows::lanes(self, s, row, at) }
+    }
+}
+
+/// Calls `$body` with `$rows`, the rows of a piece. What cannot be read as it is, for want of code or because rows are no
+/// whole vectors, becomes floats in `$room`.
 macro_rules! with_rows {
-    ($s:expr, $piece:expr, $room:expr, $head_dim:expr, ($rows:ident, $first:ident) => $body:expr) => {{
-        let $first = $piece.first;
+    ($s:expr, $piece:expr, $room:expr, $head_dim:expr, $width:expr, $rows:ident => $body:expr) => {{
+        let range = $piece.first..$piece.first + $piece.len;
+        let whole = $head_dim == $width;
         match $piece.matrix {
-            Matrix::DenseF32($rows) => $body,
-            Matrix::DenseBf16($rows) => $body,
-            Matrix::DenseF16($rows) => $body,
-            matrix => {
-                for (row, to) in $room.chunks_exact_mut($head_dim).enumerate().take($piece.len) {
-                    matrix.read($s, $first + row, 0, to);
+            Matrix::DenseBf16(all) if whole => {
+                let $rows = Dense(all, range.start);
+                $body
+            }
+            Matrix::DenseF16(all) if whole => {
+                let $rows = Dense(all, range.start);
+                $body
+            }
+            Matrix::Packed(packed) if packed.mode == Mode::Affine => {
+                let $rows = AffineRows::new($s, packed, range, $room);
+                $body
+            }
+            _ => {
+                let room = as_floats($room);
+                for (row, to) in range.zip(room.chunks_exact_mut($width)) {
+                    let (to, rest) = to.split_at_mut($head_dim);
+                    $piece.matrix.read($s, row, 0, to);
+                    rest.fill(0.0);
                 }
-                let all = std::borrow::Cow::Borrowed(&*$room);
-                let ($rows, $first) = (&Rows::Even { all, len: $head_dim, stride: $head_dim }, 0);
+                let unpacked = Rows::Even { all: Cow::Borrowed(&*room), len: $width, stride: $width };
+                let $rows = Dense(&unpacked, 0);
                 $body
             }
         }
@@ -63,11 +123,10 @@ impl<T: Element> Work for Few<'_, T> {
         let place = |i: usize| (kv_head * heads.group() + i / n, i % n);
         let seen = mask.seen_by(0..n, n, sequence.total);
         let (width, len) = (head_dim.next_multiple_of(S::LANES), seen.len().next_multiple_of(S::LANES));
-        let mut scratch = Scratch::new(count * (2 * width + len + 1) + PIECE * head_dim);
+        let (mut scratch, mut room) = (Scratch::new(count * (2 * width + len + 1)), Scratch::new(PIECE * width));
         let (x, rest) = as_floats(&mut scratch).split_at_mut(count * width);
         let (sums, rest) = rest.split_at_mut(count * width);
-        let (scores, rest) = rest.split_at_mut(count * len);
-        let (inverses, room) = rest.split_at_mut(count);
+        let (scores, inverses) = rest.split_at_mut(count * len);
         x.fill(0.0);
         sums.fill(0.0);
         scores.fill(f32::NEG_INFINITY);
@@ -81,8 +140,8 @@ impl<T: Element> Work for Few<'_, T> {
         let mut at = 0;
         for piece in keys.seen_pieces(&seen, PIECE) {
             prefetch(s, ahead.next());
-            with_rows!(s, piece, room, head_dim, (rows, first) => for (i, x) in x.chunks_exact(width).enumerate() {
-                dots(s, rows, first, x, &mut scores[i * len + at..][..piece.len]);
+            with_rows!(s, piece, &mut room, head_dim, width, rows => for (i, x) in x.chunks_exact(width).enumerate() {
+                dots(s, rows, x, &mut scores[i * len + at..][..piece.len]);
             });
             at += piece.len;
         }
@@ -97,8 +156,8 @@ impl<T: Element> Work for Few<'_, T> {
         let mut at = 0;
         for piece in values.seen_pieces(&seen, PIECE) {
             prefetch(s, ahead.next());
-            with_rows!(s, piece, room, head_dim, (rows, first) => for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
-                add_rows(s, &scores[i * len + at..][..piece.len], rows, first, sums);
+            with_rows!(s, piece, &mut room, head_dim, width, rows => for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
+                add_rows(s, &scores[i * len + at..][..piece.len], rows, sums);
             });
             at += piece.len;
         }
@@ -143,41 +202,62 @@ pub(super) fn probabilities<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
 #[inline(always)]
 fn prefetch<S: Simd>(s: S, piece: Option<Piece>) {
     if let Some(Piece { matrix, first, len, .. }) = piece {
-        (first..first + len).for_each(|row| matrix.prefetch(s, row));
+        matrix.prefetch(s, first..first + len);
     }
 }
 
-/// `x · row` for as many rows from `first` as there are scores; `x` has zeros up to a whole vector.
+/// `x · row` for as many rows as there are scores.
 #[inline(always)]
-fn dots<S: Simd, E: Element>(s: S, rows: &Rows<E>, first: usize, x: &[f32], scores: &mut [f32]) {
-    for (scores, first) in scores.chunks_mut(AT_ONCE).zip((first..).step_by(AT_ONCE)) {
-        // Where there are fewer, the last one again.
-        let last = first + scores.len() - 1;
-        let some: [&[E]; AT_ONCE] = std::array::from_fn(|i| rows.get(last.min(first + i)));
+fn dots<S: Simd, R: Source>(s: S, rows: R, x: &[f32], scores: &mut [f32]) {
+    for (scores, first) in scores.chunks_mut(AT_ONCE).zip((0..).step_by(AT_ONCE)) {
+        let some = some_rows(rows, first, scores.len(), x.len());
         let mut sums = [s.splat(0.0); AT_ONCE];
-        for (x, at) in x.chunks_exact(S::LANES).zip((0..).step_by(S::LANES)) {
+        for (i, x) in x.chunks_exact(S::LANES).enumerate() {
             let x = load_part(s, x);
-            for (sum, row) in sums.iter_mut().zip(some) {
-                *sum = s.mul_add(load_part(s, &row[at..]), x, *sum);
+            for (sum, row) in sums.iter_mut().zip(&some) {
+                // SAFETY: rows are as long as `x`.
+                *sum = s.mul_add(unsafe { rows.lanes(s, *row, i * S::LANES) }, x, *sum);
             }
         }
-        scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = s.sum(sum));
+        let mut all = [0.0; AT_ONCE];
+        for (score, sum) in all.iter_mut().zip(&sums) {
+            *score = s.sum(*sum);
+        }
+        scores.copy_from_slice(&all[..scores.len()]);
     }
 }
 
-/// `to += Σ factor · row` over the rows from `first`, one for each factor; `to` has room up to a whole vector.
+/// `to += Σ factor · row` over the rows, one for each factor.
 #[inline(always)]
-fn add_rows<S: Simd, E: Element>(s: S, factors: &[f32], rows: &Rows<E>, first: usize, to: &mut [f32]) {
-    for (factors, first) in factors.chunks(AT_ONCE).zip((first..).step_by(AT_ONCE)) {
-        let last = first + factors.len() - 1;
-        let some: [&[E]; AT_ONCE] = std::array::from_fn(|i| rows.get(last.min(first + i)));
-        let factors: [S::F; AT_ONCE] = std::array::from_fn(|i| s.splat(factors.get(i).copied().unwrap_or(0.0)));
-        for (to, at) in to.chunks_exact_mut(S::LANES).zip((0..).step_by(S::LANES)) {
+fn add_rows<S: Simd, R: Source>(s: S, factors: &[f32], rows: R, to: &mut [f32]) {
+    for (factors, first) in factors.chunks(AT_ONCE).zip((0..).step_by(AT_ONCE)) {
+        let some = some_rows(rows, first, factors.len(), to.len());
+        let mut all = [0.0; AT_ONCE];
+        all[..factors.len()].copy_from_slice(factors);
+        let mut splat = [s.splat(0.0); AT_ONCE];
+        for (splat, factor) in splat.iter_mut().zip(&all) {
+            *splat = s.splat(*factor);
+        }
+        for (i, to) in to.chunks_exact_mut(S::LANES).enumerate() {
             let mut sum = load_part(s, to);
-            for (factor, row) in factors.into_iter().zip(some) {
-                sum = s.mul_add(load_part(s, &row[at..]), factor, sum);
+            for (factor, row) in splat.iter().zip(&some) {
+                // SAFETY: rows are as long as `to`.
+                sum = s.mul_add(unsafe { rows.lanes(s, *row, i * S::LANES) }, *factor, sum);
             }
             store_part(s, to, sum);
         }
     }
+}
+
+// Arrays below are indexed by constants only: others would not stay in registers.
+
+/// `count` rows from `first`; where that is fewer, the last one again.
+#[inline(always)]
+fn some_rows<R: Source>(rows: R, first: usize, count: usize, width: usize) -> [R::Row; AT_ONCE] {
+    let last = first + count - 1;
+    let mut some = [rows.row(first, width); AT_ONCE];
+    for (i, row) in some.iter_mut().enumerate() {
+        *row = rows.row(last.min(first + i), width);
+    }
+    some
 }

@@ -1,11 +1,13 @@
 //! How matrices are stored, and how their numbers are read.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::{bf16, f16};
 use mlx_quantized::Mode;
 
 use crate::element::{Element, load_part, store_part};
+use crate::scratch::{as_floats, as_slice_of};
 use crate::simd::Simd;
 use crate::view::{Rows, View};
 
@@ -103,18 +105,30 @@ impl<'a> Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    /// Asks for the memory of row `row`.
+    /// Asks for the memory of some rows.
     #[inline(always)]
-    pub(crate) fn prefetch<S: Simd>(&self, s: S, row: usize) {
+    pub(crate) fn prefetch<S: Simd>(&self, s: S, rows: Range<usize>) {
         match self {
-            Self::DenseF32(rows) => prefetch(s, rows.get(row)),
-            Self::DenseBf16(rows) => prefetch(s, rows.get(row)),
-            Self::DenseF16(rows) => prefetch(s, rows.get(row)),
+            Self::DenseF32(all) => prefetch_rows(s, all, rows),
+            Self::DenseBf16(all) => prefetch_rows(s, all, rows),
+            Self::DenseF16(all) => prefetch_rows(s, all, rows),
             Self::Packed(packed) => {
-                prefetch(s, packed.words(row));
-                packed.prefetch_scales(s, row);
+                prefetch(s, &packed.codes[rows.start * packed.words..rows.end * packed.words]);
+                for scales in std::iter::once(&packed.scales).chain(&packed.biases) {
+                    let (start, size) = scales.bytes();
+                    for at in (rows.start * packed.groups * size..rows.end * packed.groups * size).step_by(64) {
+                        s.prefetch(start.wrapping_add(at));
+                    }
+                }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn prefetch_rows<S: Simd, T: Element>(s: S, all: &Rows<T>, rows: Range<usize>) {
+    for row in rows {
+        prefetch(s, all.get(row));
     }
 }
 
@@ -230,6 +244,77 @@ impl Packed<'_> {
     }
 }
 
+/// Rows of integers with a scale and a bias for each group, one after another.
+#[derive(Clone, Copy)]
+pub(crate) struct AffineRows<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    biases: &'a [f32],
+    log2_group: u32,
+    /// Groups of a row.
+    groups: usize,
+}
+
+impl<'a> AffineRows<'a> {
+    /// The rows `rows` of `matrix`, which is affine. `room` is for what must be unpacked: a word for each of their numbers
+    /// is enough.
+    #[inline(always)]
+    pub(crate) fn new<S: Simd>(s: S, matrix: &'a Packed, rows: Range<usize>, room: &'a mut [u32]) -> Self {
+        let Packed { group_size, groups, bits, .. } = *matrix;
+        let scales_len = rows.len() * groups;
+        let (scales, room) = room.split_at_mut(scales_len);
+        let (biases, room) = room.split_at_mut(scales_len);
+        let (scales, biases) = (as_floats(scales), as_floats(biases));
+        let biases_of = matrix.biases.as_ref().expect("affine matrices have biases");
+        matrix.scales.widen(s, rows.start * groups, scales);
+        biases_of.widen(s, rows.start * groups, biases);
+        let stored = bytes_of(&matrix.codes[rows.start * matrix.words..rows.end * matrix.words]);
+        let codes = if bits == 8 {
+            stored
+        } else {
+            let room = &mut as_slice_of::<u8>(room)[..scales_len * group_size];
+            unpack(bits, stored, room);
+            room
+        };
+        Self { codes, scales, biases, log2_group: group_size.ilog2(), groups }
+    }
+
+    /// Row `index`, of which the first `width` numbers will be read.
+    #[inline(always)]
+    pub(crate) fn row(self, index: usize, width: usize) -> AffineRow {
+        let (len, group) = (self.groups << self.log2_group, index * self.groups);
+        assert!(width <= len);
+        let (scales, biases) = (&self.scales[group..][..self.groups], &self.biases[group..][..self.groups]);
+        AffineRow {
+            codes: self.codes[index * len..][..len].as_ptr(),
+            scales: scales.as_ptr(),
+            biases: biases.as_ptr(),
+        }
+    }
+
+    /// What the integers of `row` from `at` stand for.
+    ///
+    /// # Safety
+    /// `at` is whole vectors, and so many numbers follow of those that [`row`](Self::row) was told of.
+    #[inline(always)]
+    pub(crate) unsafe fn lanes<S: Simd>(self, s: S, row: AffineRow, at: usize) -> S::F {
+        let group = at >> self.log2_group;
+        // SAFETY: by the caller's promise; the groups are those of the numbers, as no vector is in two.
+        unsafe {
+            let (scale, bias) = (s.splat(*row.scales.add(group)), s.splat(*row.biases.add(group)));
+            s.mul_add(s.load_u8(row.codes.add(at)), scale, bias)
+        }
+    }
+}
+
+/// Where a row of [`AffineRows`] lies.
+#[derive(Clone, Copy)]
+pub(crate) struct AffineRow {
+    codes: *const u8,
+    scales: *const f32,
+    biases: *const f32,
+}
+
 impl<'a> Scales<'a> {
     fn new(view: &View<'a>) -> Self {
         use mlx_rs::Dtype::*;
@@ -268,6 +353,18 @@ impl<'a> Scales<'a> {
             Self::F32(scales) => all(s, &scales[range], factors, each),
             Self::Bf16(scales) => all(s, &scales[range], factors, each),
             Self::F16(scales) => all(s, &scales[range], factors, each),
+            Self::Byte(_) => unreachable!("affine scales are floats"),
+        }
+    }
+
+    /// As many from `start` as `to` is long; they are floats.
+    #[inline(always)]
+    fn widen<S: Simd>(&self, s: S, start: usize, to: &mut [f32]) {
+        let range = start..start + to.len();
+        match self {
+            Self::F32(all) => to.copy_from_slice(&all[range]),
+            Self::Bf16(all) => convert(s, &all[range], to),
+            Self::F16(all) => convert(s, &all[range], to),
             Self::Byte(_) => unreachable!("affine scales are floats"),
         }
     }

@@ -21,7 +21,7 @@ use crate::view::{SharedMut, View, ViewMut};
 pub use experts::expert_linear;
 #[cfg(test)]
 pub(crate) use experts::expert_linear_at;
-pub(crate) use format::{E2M1, E4M3, Format, Matrix, Packed as PackedView, convert, pack};
+pub(crate) use format::{AffineRow, AffineRows, E2M1, E4M3, Format, Matrix, Packed as PackedView, convert, pack};
 pub(crate) use gemm::{Direction, Floats};
 
 /// A matrix `[output, input]`.

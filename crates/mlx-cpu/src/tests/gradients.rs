@@ -111,20 +111,23 @@ fn rotation_and_its_gradient() {
     let wavelengths = Array::from_slice(&[1.0_f32, 3.0, 10.0, 50.0, 200.0], &[5]);
     for offset in [0, 41] {
         let plain = |x: &[Array]| turned(&x[0], &wavelengths, 1.2, offset);
-        compare("rope", &[&[2, 3, 4, 12]], &|level, x| rope_at(level, &x[0], &wavelengths, 1.2, &[offset]), &plain);
+        let positions: Vec<i32> = (offset..offset + 4).collect();
+        compare("rope", &[&[2, 3, 4, 12]], &|level, x| rope_at(level, &x[0], &wavelengths, 1.2, &positions), &plain);
         let x = random(&[2, 3, 4, 12], Dtype::Float32);
         let exact = to_f64(&turned(&x, &wavelengths, 1.2, offset).unwrap());
         for level in levels() {
-            assert_near(&rope_at(level, &x, &wavelengths, 1.2, &[offset]).unwrap(), &exact, &(level, offset));
+            assert_near(&rope_at(level, &x, &wavelengths, 1.2, &positions).unwrap(), &exact, &(level, offset));
         }
     }
-    // A batch whose rows start at different positions.
+    // Sequences side by side, each from a position of its own.
     let x = random(&[2, 3, 4, 12], Dtype::Float32);
-    let both = turned(&x, &wavelengths, 1.0, 7).unwrap();
     use mlx_rs::ops::indexing::IndexOp;
-    let got = rope_at(Level::Portable, &x, &wavelengths, 1.0, &[3, 7]).unwrap();
-    assert_near(&got.index(1), &to_f64(&both.index(1)), &"offsets");
-    assert!(distance(&to_f64(&got.index(0)), &to_f64(&both.index(0))) > 0.1);
+    let parts = [(0, 1, 7), (1, 4, 2)]
+        .map(|(start, end, first)| turned(&x.index((.., .., start..end, ..)), &wavelengths, 1.0, first).unwrap());
+    let exact = to_f64(&concatenate(&parts, 2).unwrap());
+    for level in levels() {
+        assert_near(&rope_at(level, &x, &wavelengths, 1.0, &[7, 2, 3, 4]).unwrap(), &exact, &level);
+    }
 }
 
 fn plain(kind: Activation, x: &Array) -> Result<Array> {
