@@ -57,8 +57,7 @@ impl Engine {
         let ids = phrases.texts.iter().map(|text| self.phrase_ids(text)).collect::<Result<Vec<_>>>()?;
         let room: usize = ids.iter().map(|ids| ids.len() + phrases.within + 1).sum();
         prompt.check_fits(self.model.max_position_embeddings().saturating_sub(room))?;
-        let mut phrased =
-            Phrased { text: String::new(), tokens: Vec::new(), scores: Vec::new() };
+        let mut phrased = Phrased { text: String::new(), tokens: Vec::new(), scores: Vec::new() };
         for phrase in &ids {
             let so_far = prompt.followed_by(&phrased.tokens);
             let Some(place) = self.place(&so_far, phrase, phrases, on_token)? else { return Ok(None) };

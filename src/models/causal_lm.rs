@@ -103,7 +103,8 @@ pub(super) struct Step<'a, 'c> {
 impl Step<'_, '_> {
     /// Turns queries or keys `[1, heads, n, head_dim]` of the new positions.
     pub(super) fn rotate(&self, x: &Array) -> Result<Array, Exception> {
-        self.rope.forward(x, self.rows.iter().map(|row| (row.cache.len(), row.n, row.cache.factors)))
+        let rows: Vec<_> = self.rows.iter().map(|row| (row.cache.len(), row.n, row.cache.factors)).collect();
+        self.rope.forward(x, &rows)
     }
 
     /// Appends keys and values `[1, kv_heads, n, head_dim]` to the rows' caches and lets queries

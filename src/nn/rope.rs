@@ -113,33 +113,40 @@ impl Rope {
 
     /// Turns `x` `[1, heads, n of all rows, head_dim]`; of each row is given where it starts, how many positions it has,
     /// and its factors.
-    pub fn forward(
-        &self,
-        x: &Array,
-        rows: impl Iterator<Item = (usize, usize, RopeFactors)>,
-    ) -> mlx_rs::error::Result<Array> {
+    pub fn forward(&self, x: &Array, rows: &[(usize, usize, RopeFactors)]) -> mlx_rs::error::Result<Array> {
         let mut parts: Vec<Array> = Vec::new();
         let mut start = 0;
-        for (offset, n, factors) in rows {
-            let end = start + n as i32;
-            parts.push(self.turn(&x.try_index((.., .., start..end, ..))?, offset as i32, factors)?);
+        for run in rows.chunk_by(|a, b| a.2 == b.2) {
+            let positions: Vec<i32> =
+                run.iter().flat_map(|&(offset, n, _)| offset as i32..(offset + n) as i32).collect();
+            let end = start + positions.len() as i32;
+            let x = if run.len() == rows.len() { x.clone() } else { x.try_index((.., .., start..end, ..))? };
+            parts.push(self.turn(&x, &positions, run[0].2)?);
             start = end;
         }
         if parts.len() == 1 { Ok(parts.remove(0)) } else { concatenate(&parts, 2) }
     }
 
-    fn turn(&self, x: &Array, offset: i32, factors: RopeFactors) -> mlx_rs::error::Result<Array> {
+    fn turn(&self, x: &Array, positions: &[i32], factors: RopeFactors) -> mlx_rs::error::Result<Array> {
         let wavelengths = match (factors, &self.long) {
             (RopeFactors::Long, Some(long)) => long,
             _ => &self.short,
         };
         if on_cpu() {
-            let positions: Vec<i32> = (offset..offset + x.dim(2)).collect();
-            return mlx_cpu::rope(x, wavelengths, self.gain, &positions);
+            return mlx_cpu::rope(x, wavelengths, self.gain, positions);
         }
         let gain = row((0..x.dim(3)).map(|i| if i < self.dims { self.gain } else { 1.0 })).as_dtype(x.dtype())?;
         let scaled = if self.gain == 1.0 { x.clone() } else { x.multiply(gain)? };
-        fast::rope(&scaled, self.dims, false, None, 1.0, offset, wavelengths)
+        // MLX counts on from one position.
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for run in positions.chunk_by(|a, b| a + 1 == *b) {
+            let end = start + run.len() as i32;
+            let part = scaled.try_index((.., .., start..end, ..))?;
+            parts.push(fast::rope(&part, self.dims, false, None, 1.0, run[0], wavelengths)?);
+            start = end;
+        }
+        concatenate(&parts, 2)
     }
 }
 

@@ -25,7 +25,8 @@ impl State {
             .chain_update(identity(files, dtype)?)
             .chain_update(files.tokenizer_json()?.unwrap_or_default())
             .chain_update(format!("{:?} {:?} {:?}", files.tokenizer, files.preprocessor, files.generation));
-        let Defaults { system, chat_template, max_tokens, sampling, stop, num_crops, limits, grammar, early_stop } = defaults;
+        let Defaults { system, chat_template, max_tokens, sampling, stop, num_crops, limits, grammar, early_stop } =
+            defaults;
         let mut state = Self(serde_json::Map::new());
         state.add("input", scan.sha256.clone());
         state.add("model", hex(&model.finalize()));

@@ -285,11 +285,7 @@ impl<'a> AffineRows<'a> {
         let (len, group) = (self.groups << self.log2_group, index * self.groups);
         assert!(width <= len);
         let (scales, biases) = (&self.scales[group..][..self.groups], &self.biases[group..][..self.groups]);
-        AffineRow {
-            codes: self.codes[index * len..][..len].as_ptr(),
-            scales: scales.as_ptr(),
-            biases: biases.as_ptr(),
-        }
+        AffineRow { codes: self.codes[index * len..][..len].as_ptr(), scales: scales.as_ptr(), biases: biases.as_ptr() }
     }
 
     /// What the integers of `row` from `at` stand for.
