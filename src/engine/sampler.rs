@@ -1,6 +1,7 @@
 //! From logits to a token: penalties, temperature and filters, in the order in which transformers applies them, and a
 //! random number generator per request.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
@@ -88,21 +89,15 @@ impl Sampler {
         if self.settings.temperature == 0.0 {
             return argmax(logits);
         }
-        let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| f64::from(logit))).collect();
-        // NaN counts as least; ties go to the smaller id.
-        candidates.sort_by(|(a_id, a), (b_id, b)| {
-            b.partial_cmp(a).unwrap_or(a.is_nan().cmp(&b.is_nan())).then(a_id.cmp(b_id))
-        });
-        self.filter(&mut candidates);
+        let candidates = self.candidates(logits);
         let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
         let mut point = self.random.random::<f64>() * total;
-        for (id, weight) in &candidates {
+        let chosen = candidates.iter().find(|(_, weight)| {
             point -= weight;
-            if point < 0.0 {
-                return *id;
-            }
-        }
-        candidates[0].0
+            point < 0.0
+        });
+        // None by rounding, or where all logits are NaN.
+        chosen.map_or_else(|| argmax(logits), |(id, _)| *id)
     }
 
     fn penalize(&self, logits: &mut [f32], prompt: &[u32], generated: &[u32]) {
@@ -125,32 +120,51 @@ impl Sampler {
         }
     }
 
-    /// Sorted logits to the weights of those that stay: temperature, then top-k, top-p, min-p.
-    fn filter(&self, candidates: &mut Vec<(u32, f64)>) {
-        let s = &self.settings;
-        let best = candidates[0].1;
-        for (_, value) in candidates.iter_mut() {
-            let weight = ((*value - best) / f64::from(s.temperature)).exp();
-            *value = if weight.is_nan() { 0.0 } else { weight };
+    /// The tokens that stay, and their probabilities relative to the best, which has 1: temperature, then top-k, top-p,
+    /// min-p. Ties go to the smaller id, and NaN counts as least. Sorted only as far as a filter needs it, as sorting a
+    /// vocabulary takes longer than all else here.
+    fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.settings;
+        let best = f64::from(logits[argmax(logits) as usize]);
+        let weight = |logit: f32| {
+            let weight = ((f64::from(logit) - best) / f64::from(temperature)).exp();
+            if weight.is_nan() { 0.0 } else { weight }
+        };
+        let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weight(logit))).collect();
+        if top_k > 0 && top_k < candidates.len() {
+            candidates.select_nth_unstable_by(top_k, falling);
+            candidates.truncate(top_k);
         }
-        if s.top_k > 0 {
-            candidates.truncate(s.top_k);
+        if top_p < 1.0 {
+            keep_share(&mut candidates, f64::from(top_p));
         }
-        if s.top_p < 1.0 {
-            let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
-            let mut before = 0.0;
-            // A token stays if those before it do not reach the bound yet; the first always does.
-            let kept = candidates.iter().take_while(|(_, weight)| {
-                let stays = before < f64::from(s.top_p) * total;
-                before += weight;
-                stays
-            });
-            let kept = kept.count().max(1);
-            candidates.truncate(kept);
+        candidates.retain(|(_, weight)| *weight >= f64::from(min_p));
+        candidates
+    }
+}
+
+fn falling((a_id, a): &(u32, f64), (b_id, b): &(u32, f64)) -> Ordering {
+    b.total_cmp(a).then(a_id.cmp(b_id))
+}
+
+/// Keeps the largest weights, of which those before the last do not reach this share of all.
+fn keep_share(candidates: &mut Vec<(u32, f64)>, share: f64) {
+    let bound = share * candidates.iter().map(|(_, weight)| weight).sum::<f64>();
+    let (mut sorted, mut before) = (0, 0.0);
+    while sorted < candidates.len() {
+        let next = candidates.len().min((8 * sorted).max(256));
+        if next < candidates.len() {
+            candidates[sorted..].select_nth_unstable_by(next - sorted, falling);
         }
-        // Relative to the best, whose weight is 1, and who stays even where all logits are NaN.
-        let kept = candidates.iter().take_while(|(_, weight)| *weight >= f64::from(s.min_p)).count().max(1);
-        candidates.truncate(kept);
+        candidates[sorted..next].sort_unstable_by(falling);
+        for at in sorted..next {
+            // The first always stays.
+            if at > 0 && before >= bound {
+                return candidates.truncate(at);
+            }
+            before += candidates[at].1;
+        }
+        sorted = next;
     }
 }
 

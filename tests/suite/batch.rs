@@ -12,11 +12,13 @@ use phi3v::cache::{CacheSettings, KvPacking};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::checkpoint::identity::identity;
 use phi3v::engine::batch::Batch;
+use phi3v::engine::phrase::Phrases;
 use phi3v::engine::sampler::Sampling;
+use phi3v::engine::sequence::Sequence;
 use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions, Event, FinishReason, Generation, Request};
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor, Segment};
+use phi3v::processor::{Message, NumCrops, Processor, Prompt, Segment};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -226,6 +228,8 @@ fn packed_keys_and_values_do_not_depend_on_steps() {
     assert_ne!(tokens(packed(4, 0), 512), plain);
 }
 
+const EIGHT: KvPacking = KvPacking { bits: 8, group_size: 32, start: 0 };
+
 #[test]
 fn packing_costs_little_and_saves_much() {
     let shape = |packing| {
@@ -234,22 +238,24 @@ fn packing_costs_little_and_saves_much() {
         (engine.cache_bytes(&request), engine, request)
     };
     let (plain_bytes, plain, request) = shape(None);
-    let (packed_bytes, packed, _) = shape(Some(KvPacking { bits: 8, group_size: 32, start: 0 }));
+    let (packed_bytes, packed, _) = shape(Some(EIGHT));
     // 8 bits and two float32 numbers for 32, where there were 32 bits.
     assert_eq!(packed_bytes * 32, plain_bytes * 10);
     let logits = |engine: &Engine| {
         let cache = engine.options().cache;
         let mut features = phi3v::cache::FeatureStore::new(0);
-        let sequence = phi3v::engine::sequence::Sequence::with(engine.model(), &request.prompt, cache, &mut features);
+        let sequence = Sequence::with(engine.model(), &request.prompt, cache, &mut features);
         let mut sequence = sequence.unwrap();
         let logits = sequence.next_logits(512).unwrap();
         (logits, sequence.cache.bytes())
     };
     let ((expected, stored_plain), (found, stored)) = (logits(&plain), logits(&packed));
     assert!(stored * 32 == stored_plain * 10 && stored_plain <= plain_bytes, "{stored} {stored_plain} {plain_bytes}");
+    // Random weights exaggerate; that 4 bits cost about 16 times as much shows that it is rounding and nothing else.
     let difference = crate::common::difference(&expected, &found);
+    let coarse = crate::common::difference(&expected, &logits(&shape(Some(KvPacking { bits: 4, ..EIGHT })).1).0);
     let spread = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    assert!(difference < 0.02 * spread, "{difference} of {spread}");
+    assert!(difference < 0.05 * spread && coarse > 4.0 * difference, "{difference}, {coarse} of {spread}");
 }
 
 #[test]
@@ -269,8 +275,7 @@ fn a_bounded_cache_is_exact_while_it_suffices_and_stays_bounded() {
     let engine = with_cache(bounded(50), 16);
     let mut features = phi3v::cache::FeatureStore::new(0);
     let prompt = ask(&engine, "Hi", &[], 1).prompt;
-    let sequence =
-        phi3v::engine::sequence::Sequence::with(engine.model(), &prompt, engine.options().cache, &mut features);
+    let sequence = Sequence::with(engine.model(), &prompt, engine.options().cache, &mut features);
     let mut sequence = sequence.unwrap();
     let mut most = 0;
     for token in 0..1200 {
@@ -483,4 +488,104 @@ fn an_early_stop_ends_where_the_model_could_have_ended() {
     // From the last token on it never applies.
     let late = alone(&engine, Request { early_stop: Some(200), ..ask(&engine, "Hi", &[], 200) });
     assert_eq!(late.tokens, whole.tokens);
+}
+
+#[test]
+fn options_are_scored_as_if_each_was_alone() {
+    let folder = near_boundary();
+    for engine in [tiny(), engine(folder.path(), EngineOptions::default())] {
+        let prompt = ask(&engine, "Which one?", &[picture(6)], 1).prompt;
+        let options = ["yes", "yes indeed", "no", "a very long answer with many words"].map(str::to_owned);
+        let ids = options.clone().map(|option| engine.processor().tokenizer.encode(&option, false).unwrap());
+        let choice = engine.choose(&prompt, &options).unwrap();
+        let mut expected = ids.clone().map(|ids| {
+            let mut sequence = Sequence::new(engine.model(), &prompt).unwrap();
+            let mut sum = 0.0;
+            for id in ids {
+                let logits = sequence.next_logits(512).unwrap();
+                let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+                sum += f64::from(logits[id as usize]) - total.ln();
+                sequence.push(id);
+            }
+            sum
+        });
+        // What begins with "yes indeed" is not "yes".
+        assert!(ids[1].starts_with(&ids[0]));
+        expected[0] = (expected[0].exp() - expected[1].exp()).ln();
+        let total: f64 = expected.iter().map(|log| log.exp()).sum();
+        for (scored, log) in choice.options.iter().zip(expected) {
+            assert!((scored.log_probability - log).abs() < 1e-3, "{scored:?} {log}");
+            assert!((scored.probability - log.exp() / total).abs() < 1e-4, "{scored:?}");
+        }
+        let mut shares: Vec<f64> = choice.options.iter().map(|option| option.probability).collect();
+        assert!((0..4).all(|at| shares[at] <= shares[choice.best]));
+        shares.sort_by(f64::total_cmp);
+        assert!((choice.margin - (shares[3] - shares[2])).abs() < 1e-12);
+    }
+    let engine = tiny();
+    let prompt = ask(&engine, "Which one?", &[], 1).prompt;
+    let refused = |options: &[&str]| {
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        engine.choose(&prompt, &options).unwrap_err().to_string()
+    };
+    assert!(refused(&["A"]).contains("at least two") && refused(&["A", "B", "A"]).contains("\"A\" is given twice"));
+    assert!(refused(&["A", ""]).contains("empty"));
+}
+
+/// By the definition: every place is scored from scratch.
+#[test]
+fn a_phrase_stands_where_it_fits_best() {
+    let folder = near_boundary();
+    for (engine, beams) in [(tiny(), false), (tiny(), true), (engine(folder.path(), EngineOptions::default()), true)] {
+        let prompt = ask(&engine, "Which one?", &[], 1).prompt;
+        let phrases = Phrases { texts: vec!["the answer is".into(), "so".into()], within: 8, beams };
+        let found = engine.constrain(&prompt, &phrases, &mut || ControlFlow::Continue(())).unwrap().unwrap();
+        let mut tokens = Vec::new();
+        for text in &phrases.texts {
+            let phrase = engine.processor().tokenizer.encode(text, false).unwrap();
+            let (mean, before) = best_place(&engine, &prompt.followed_by(&tokens), &phrase, &phrases);
+            assert!((mean - found.scores[usize::from(!tokens.is_empty())]).abs() < 1e-3, "{mean} {:?}", found.scores);
+            tokens.extend(before.into_iter().chain(phrase));
+        }
+        assert_eq!(found.tokens, tokens);
+        assert!(found.text.contains("the answer is") && found.text.ends_with("so"), "{}", found.text);
+    }
+}
+
+fn best_place(engine: &Engine, prompt: &Prompt, phrase: &[u32], phrases: &Phrases) -> (f64, Vec<u32>) {
+    let log_probabilities = |tokens: &[u32]| {
+        let mut sequence = Sequence::new(engine.model(), &prompt.followed_by(tokens)).unwrap();
+        let logits = sequence.next_logits(512).unwrap();
+        let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        logits.iter().map(|&x| f64::from(x) - total.ln()).collect::<Vec<f64>>()
+    };
+    let mut best = (f64::NEG_INFINITY, Vec::new());
+    let mut offer = |said: &[u32], sum: f64| {
+        let mut tokens = said.to_vec();
+        let mut sum = sum;
+        for &id in phrase {
+            sum += log_probabilities(&tokens)[id as usize];
+            tokens.push(id);
+        }
+        if sum / tokens.len() as f64 > best.0 {
+            best = (sum / tokens.len() as f64, said.to_vec());
+        }
+    };
+    let (mut said, mut sum) = (Vec::new(), 0.0);
+    loop {
+        offer(&said, sum);
+        if said.len() == phrases.within {
+            return best;
+        }
+        let next = log_probabilities(&said);
+        let mut ranked: Vec<u32> = (0..next.len() as u32).collect();
+        ranked.sort_by(|&a, &b| next[b as usize].total_cmp(&next[a as usize]));
+        if phrases.beams {
+            for &token in &ranked[1..3] {
+                offer(&[&said[..], &[token]].concat(), sum + next[token as usize]);
+            }
+        }
+        sum += next[ranked[0] as usize];
+        said.push(ranked[0]);
+    }
 }
