@@ -1,9 +1,9 @@
 //! Room for the keys and values of some positions of one layer.
 
 use mlx_quantized::{Mode, Packed};
-use mlx_rs::error::Result;
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::zeros_dtype;
+use mlx_rs::ops::{matmul, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use super::{BLOCK, KvPacking};
@@ -60,12 +60,36 @@ impl Stored {
         }
     }
 
-    /// The first `len` vectors as floats of type `dtype`, `[heads, len, head_dim]`.
-    pub(crate) fn read(&self, len: usize, dtype: Dtype) -> Result<Array> {
+    /// The first `len` vectors.
+    pub(crate) fn first(&self, len: usize) -> Result<Self> {
         let first = |array: &Array| array.try_index((.., ..len as i32, ..));
+        Ok(match self {
+            Self::Plain(array) => Self::Plain(first(array)?),
+            Self::Packed(packed) => Self::Packed(packed.map_rows(first)?),
+        })
+    }
+
+    /// The vectors `[heads, n, head_dim]`, which must not be packed.
+    pub(crate) fn plain(self) -> Result<Array> {
         match self {
-            Self::Plain(array) => first(array),
-            Self::Packed(packed) => packed.map_rows(first)?.dequantize(dtype),
+            Self::Plain(array) => Ok(array),
+            Self::Packed(_) => Err(Exception::custom("these keys and values are packed")),
+        }
+    }
+
+    /// The products of `rows` `[heads, m, head_dim]` with each vector, `[heads, m, n]`.
+    pub(crate) fn scores(&self, rows: &Array) -> Result<Array> {
+        match self {
+            Self::Plain(array) => matmul(rows, array.swap_axes(1, 2)?),
+            Self::Packed(packed) => packed.matmul(rows),
+        }
+    }
+
+    /// The vectors' sums by `shares` `[heads, m, n]`: `[heads, m, head_dim]`.
+    pub(crate) fn weighted(&self, shares: &Array) -> Result<Array> {
+        match self {
+            Self::Plain(array) => matmul(shares, array),
+            Self::Packed(packed) => packed.weighted_rows(shares),
         }
     }
 
@@ -101,6 +125,16 @@ impl Block {
         Ok(Self { keys: room(keys)?, values: room(values)?, len: 0, capacity: BLOCK })
     }
 
+    /// `num_key_value_heads`
+    pub(crate) fn kv_heads(&self) -> i32 {
+        self.keys.arrays().next().map_or(0, |array| array.dim(0))
+    }
+
+    /// Whether its vectors are packed.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self.keys, Stored::Packed(_))
+    }
+
     /// Positions that count.
     pub fn len(&self) -> usize {
         self.len
@@ -123,7 +157,7 @@ impl Block {
 
     /// Whether there is room for more, in this form.
     pub(super) fn takes(&self, packed: bool) -> bool {
-        self.len < self.capacity && matches!(self.keys, Stored::Packed(_)) == packed
+        self.len < self.capacity && self.is_packed() == packed
     }
 
     /// Appends the positions from `start` of keys and values `[heads, n, head_dim]`, `most` or as many as there is room

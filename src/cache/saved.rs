@@ -31,7 +31,7 @@ impl Cache {
             layers: self.layers.len(),
             len: self.len,
             shortest: self.shortest,
-            blocks: blocks.iter().map(|block| (block.len(), matches!(block.keys, Stored::Packed(_)))).collect(),
+            blocks: blocks.iter().map(|block| (block.len(), block.is_packed())).collect(),
         }
     }
 

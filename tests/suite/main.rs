@@ -9,6 +9,7 @@ mod constrain;
 mod convert;
 mod docs;
 mod engine;
+mod forms;
 mod gguf;
 mod golden;
 mod hub;

@@ -81,6 +81,15 @@ impl Packed {
 
     /// `x · matrixᵀ` for `x` `[.., input]`, of the type of `x`.
     pub fn matmul(&self, x: &Array) -> Result<Array> {
+        self.product(x, true)
+    }
+
+    /// `x · matrix` for `x` `[.., output]`, of the type of `x`.
+    pub fn weighted_rows(&self, x: &Array) -> Result<Array> {
+        self.product(x, false)
+    }
+
+    fn product(&self, x: &Array, transposed: bool) -> Result<Array> {
         prepare()?;
         let (stream, none) = (Stream::thread_local_or_default(), Empty::new());
         // SAFETY: all handles are alive for the call, which only reads the inputs.
@@ -91,7 +100,7 @@ impl Packed {
                 self.weight.as_ptr(),
                 self.scales.as_ptr(),
                 self.biases.as_ref().map_or(none.0, Array::as_ptr),
-                true,
+                transposed,
                 some(self.group_size),
                 some(self.bits),
                 self.mode.name().as_ptr(),
