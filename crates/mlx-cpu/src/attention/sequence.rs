@@ -1,9 +1,9 @@
 //! A sequence's queries, and its keys and values in the blocks where they lie.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::bf16;
-use std::borrow::Cow;
 
 use crate::linear::tile::Tiles;
 use crate::linear::{Format, Matrix};

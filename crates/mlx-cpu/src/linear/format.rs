@@ -104,41 +104,6 @@ impl<'a> Matrix<'a> {
     }
 }
 
-impl Matrix<'_> {
-    /// Asks for the memory of some rows.
-    #[inline(always)]
-    pub(crate) fn prefetch<S: Simd>(&self, s: S, rows: Range<usize>) {
-        match self {
-            Self::DenseF32(all) => prefetch_rows(s, all, rows),
-            Self::DenseBf16(all) => prefetch_rows(s, all, rows),
-            Self::DenseF16(all) => prefetch_rows(s, all, rows),
-            Self::Packed(packed) => {
-                prefetch(s, &packed.codes[rows.start * packed.words..rows.end * packed.words]);
-                for scales in std::iter::once(&packed.scales).chain(&packed.biases) {
-                    let (start, size) = scales.bytes();
-                    for at in (rows.start * packed.groups * size..rows.end * packed.groups * size).step_by(64) {
-                        s.prefetch(start.wrapping_add(at));
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn prefetch_rows<S: Simd, T: Element>(s: S, all: &Rows<T>, rows: Range<usize>) {
-    for row in rows {
-        prefetch(s, all.get(row));
-    }
-}
-
-#[inline(always)]
-fn prefetch<S: Simd, T>(s: S, all: &[T]) {
-    for at in (0..size_of_val(all)).step_by(64) {
-        s.prefetch(all.as_ptr().cast::<u8>().wrapping_add(at));
-    }
-}
-
 /// Columns that are unpacked at once.
 const CHUNK: usize = 512;
 

@@ -156,6 +156,9 @@ impl Stored {
     }
 }
 
+/// How a block is packed: group size and bits; none if it is dense.
+type Form = Option<(Mode, i32, i32)>;
+
 /// A row of a test: queries `[1, heads, n, head_dim]`, and the blocks of its cache.
 #[derive(Clone)]
 struct Row {
@@ -165,17 +168,17 @@ struct Row {
 }
 
 impl Row {
-    /// `forms` are repeated: the form of each block, none for a dense one.
+    /// `lengths` and `forms` of blocks are repeated.
     fn new(
         (heads, kv_heads, n, total, head_dim): (i32, i32, i32, i32, i32),
         dtype: Dtype,
         lengths: &[i32],
-        forms: &[Option<(Mode, i32, i32)>],
+        forms: &[Form],
     ) -> Self {
         let stored = || {
             let pieces = cut(&random(&[1, kv_heads, total, head_dim], dtype), lengths);
             let forms = forms.iter().cycle();
-            let store = |((array, len), form): ((Array, usize), &Option<(Mode, i32, i32)>)| match *form {
+            let store = |((array, len), form): ((Array, usize), &Form)| match *form {
                 None => (Stored::Dense(array), len),
                 Some((mode, group, bits)) => {
                     (Stored::Packed(Packed::quantize(&array, group, bits, mode).unwrap()), len)
@@ -218,8 +221,7 @@ fn attend(level: Level, rows: &[&Row], scale: f32, mask: Mask) -> Array {
 }
 
 /// The form of blocks that a cache may be packed to, mixed with such that are not.
-const MIXED: [Option<(Mode, i32, i32)>; 4] =
-    [Some((Mode::Affine, 32, 8)), None, Some((Mode::Affine, 32, 4)), Some((Mode::Mxfp8, 32, 8))];
+const MIXED: [Form; 4] = [Some((Mode::Affine, 32, 8)), None, Some((Mode::Affine, 32, 4)), Some((Mode::Mxfp8, 32, 8))];
 
 #[test]
 fn ragged_rows_in_blocks_dense_and_packed() {
