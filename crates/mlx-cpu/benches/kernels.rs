@@ -85,8 +85,8 @@ fn linears(bench: Bench) {
         for bits in [4, 8, 3] {
             let packed: Vec<Packed> = (0..CALLS).map(|_| random_packed(outputs, inputs, bits)).collect();
             let bytes = f64::from(outputs) * f64::from(inputs) * (f64::from(bits) + 0.5) / 8.0;
-            for rows in [1, 4, 64, 512] {
-                if bits != 4 && rows == 64 || rows > 1 && name == "lm_head" || bits == 3 && name != "down_proj" {
+            for rows in [1, 4, 8, 16, 64, 512] {
+                if bits != 4 && rows == 64 || rows > 16 && name == "lm_head" || bits == 3 && name != "down_proj" {
                     continue;
                 }
                 let x = random(&[rows, inputs], Dtype::Bfloat16);

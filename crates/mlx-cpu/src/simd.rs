@@ -96,6 +96,39 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             }
         }
     }
+    /// Adds to each 32-bit lane of `sum` the products of its four bytes in `a`, unsigned, and `b`, signed; only from
+    /// `Level::Avx512Bf16` on, as the two that follow.
+    fn dot_bytes(self, _sum: Self::I, _a: Self::I, _b: Self::I) -> Self::I {
+        unreachable!("this level has no such instruction")
+    }
+    /// `a + b` of 32-bit lanes.
+    fn add_lanes(self, _a: Self::I, _b: Self::I) -> Self::I {
+        unreachable!("no kernel for this level uses it")
+    }
+    /// `256 · a + b` of 32-bit lanes.
+    fn join_bytes(self, _a: Self::I, _b: Self::I) -> Self::I {
+        unreachable!("no kernel for this level uses it")
+    }
+    /// The first half of a transposition of 16 rows, which are `stride` bytes apart and of which the first `bytes` exist,
+    /// zeros standing for the rest: block `b`, of 128 bits, of the rows 0, 4, 8 and 12 becomes vector `4 · b` at `to`.
+    /// From row 1 on, and to the next vector on, it is the same for the rows 1, 5, 9 and 13; and so on.
+    ///
+    /// # Safety
+    /// That many bytes, up to 64, lie in all those rows, and 13 vectors have room at `to`.
+    unsafe fn turn_blocks(self, _from: *const u8, _stride: usize, _bytes: usize, _to: *mut u32) {
+        unreachable!("no kernel for this level uses it")
+    }
+    /// The second half: of the four vectors of block `b`, all rows' words `4 · b`, and so on.
+    ///
+    /// # Safety
+    /// Four vectors lie at `from` and have room at `to`.
+    unsafe fn turn_words(self, _from: *const u32, _to: *mut u32) {
+        unreachable!("no kernel for this level uses it")
+    }
+    /// The lower and the upper halves of words, which are bfloat16.
+    fn halves_bf16(self, _words: Self::I) -> [Self::F; 2] {
+        unreachable!("no kernel for this level uses it")
+    }
     /// Lane `i` is element `i >> log2` of those at `from`.
     ///
     /// # Safety

@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use mlx_quantized::Mode;
 
+use super::batch::{Lines, SixteenRows};
 use crate::element::{Element, load_part, store_part};
 use crate::scratch::{as_floats, as_slice_of};
 use crate::simd::Simd;
@@ -159,6 +160,22 @@ impl Packed<'_> {
         });
     }
 
+    /// The scales and biases of 16 rows from `row`, each `[groups, 16]`.
+    #[inline(always)]
+    pub(crate) fn scales_across<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        lines: &mut [Lines; 2],
+        scales: &mut [f32],
+        biases: &mut [f32],
+    ) {
+        self.scales.across(s, row, self.groups, lines, scales);
+        if let Some(all) = &self.biases {
+            all.across(s, row, self.groups, lines, biases);
+        }
+    }
+
     /// `Σ bias · factor` over the groups of row `row`, spread over the lanes.
     #[inline(always)]
     pub(crate) fn biases_dot<S: Simd>(&self, s: S, row: usize, factors: &[f32]) -> S::F {
@@ -299,6 +316,15 @@ impl<'a> Scales<'a> {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(all) => all.len(),
+            Self::Bf16(all) => all.len(),
+            Self::F16(all) => all.len(),
+            Self::Byte(all) => all.len(),
+        }
+    }
+
     /// Calls `each` with every vector's worth of the numbers from `start` and of `factors`, and its place in those.
     #[inline(always)]
     fn for_lanes<S: Simd>(&self, s: S, start: usize, factors: &[f32], each: impl FnMut(usize, S::F, S::F)) {
@@ -327,6 +353,48 @@ impl<'a> Scales<'a> {
             Self::Bf16(all) => convert(s, &all[range], to),
             Self::F16(all) => convert(s, &all[range], to),
             Self::Byte(_) => unreachable!("affine scales are floats"),
+        }
+    }
+
+    /// Those of 16 rows from `row`, `[groups, 16]`.
+    #[inline(always)]
+    fn across<S: Simd>(&self, s: S, row: usize, groups: usize, [blocks, words]: &mut [Lines; 2], to: &mut [f32]) {
+        let (start, size) = self.bytes();
+        assert!((row + 16) * groups <= self.len());
+        let (row_bytes, per_line) = (groups * size, 64 / size);
+        for (first, to) in (0..groups).step_by(per_line).zip(to.chunks_mut(16 * per_line)) {
+            let from = start.wrapping_add(row * row_bytes + first * size);
+            let rows = SixteenRows { from, stride: row_bytes, bytes: (groups - first).min(per_line) * size };
+            // SAFETY: so many bytes lie there in each of the 16 rows.
+            unsafe { rows.turn(s, blocks, words) };
+            for (words, to) in words.each_vector().zip(to.chunks_mut(64 / size)) {
+                self.widen_words(s, words, to);
+            }
+        }
+    }
+
+    /// The numbers in 16 words: first the lower halves, then the upper ones, as far as `to` goes.
+    #[inline(always)]
+    fn widen_words<S: Simd>(&self, s: S, words: &[u32; 16], to: &mut [f32]) {
+        match self {
+            Self::Bf16(_) => {
+                // SAFETY: there are 16.
+                let halves = s.halves_bf16(unsafe { s.load_words(words.as_ptr().cast()) });
+                for (half, to) in halves.into_iter().zip(to.chunks_exact_mut(16)) {
+                    store_part(s, to, half);
+                }
+            }
+            Self::F16(_) => {
+                for (half, to) in to.chunks_exact_mut(16).enumerate() {
+                    let mut bits = [0; 16];
+                    for (bits, word) in bits.iter_mut().zip(words) {
+                        *bits = (word >> (16 * half)) as u16;
+                    }
+                    // SAFETY: there are 16.
+                    store_part(s, to, unsafe { s.load_f16(bits.as_ptr()) });
+                }
+            }
+            _ => to.iter_mut().zip(words).for_each(|(to, &word)| *to = f32::from_bits(word)),
         }
     }
 

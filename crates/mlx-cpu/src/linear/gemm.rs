@@ -165,10 +165,10 @@ fn parts(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Adds the bias and rounds.
-struct Finish<'a, T> {
-    sums: &'a [f32],
-    bias: Option<&'a [f32]>,
-    to: &'a mut [T],
+pub(super) struct Finish<'a, T> {
+    pub sums: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+    pub to: &'a mut [T],
 }
 
 impl<T: Element> Work for Finish<'_, T> {

@@ -102,7 +102,7 @@ struct Vector {
 }
 
 /// How many bits a number has when [`dot_step`] sees it: those that do not divide a byte are spread to bytes first.
-fn stored_bits(bits: usize) -> usize {
+pub(super) fn stored_bits(bits: usize) -> usize {
     if matches!(bits, 2 | 4) { bits } else { 8 }
 }
 
@@ -121,7 +121,7 @@ impl<T: Element> Work for Quantize<'_, T> {
         let per_word = 16 / stored_bits(weight.bits);
         let mut q = vec![0; len.next_multiple_of(2 * S::LANES * per_word)];
         let (mut scales, mut sums) = (vec![0.0; groups], vec![0.0; groups]);
-        quantize_row(s, x, group_size, &mut q, &mut scales, &mut sums);
+        quantize_row(s, x, group_size, i16::MAX, &mut q, &mut scales, &mut sums);
         let q = match per_word {
             2 => in_places::<S, 2>(&q),
             4 => in_places::<S, 4>(&q),
@@ -131,12 +131,13 @@ impl<T: Element> Work for Quantize<'_, T> {
     }
 }
 
-/// Integers `q` of a row, and of each group its scale and `scale · Σ q`.
+/// Integers `q` of a row, `most` at most, and of each group its scale and `scale · Σ q`.
 #[inline(always)]
 pub(super) fn quantize_row<S: Simd, T: Element>(
     s: S,
     x: &[T],
     group_size: usize,
+    most: i16,
     q: &mut [i16],
     scales: &mut [f32],
     sums: &mut [f32],
@@ -147,7 +148,7 @@ pub(super) fn quantize_row<S: Simd, T: Element>(
             let x = load_part(s, x);
             largest = s.max(largest, s.max(x, s.sub(s.splat(0.0), x)));
         }
-        let scale = s.largest(largest) / 32767.0;
+        let scale = s.largest(largest) / f32::from(most);
         // The inverse of a subnormal number may be infinite.
         let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
         let mut sum = s.splat(0.0);

@@ -87,7 +87,7 @@ impl<T: Element> Work for PackLeft<'_, T> {
         let mut row_scales = Scratch::new(2 * groups);
         let (row_scales, row_sums) = as_floats(&mut row_scales).split_at_mut(groups);
         for (row, q) in as_slice_of::<i16>(&mut integers).chunks_exact_mut(len).enumerate() {
-            quantize_row(s, x.get(first + row), group_size, q, row_scales, row_sums);
+            quantize_row(s, x.get(first + row), group_size, i16::MAX, q, row_scales, row_sums);
             for group in 0..groups {
                 scales[group * rows + row] = row_scales[group];
                 sums[group * rows + row] = row_sums[group];

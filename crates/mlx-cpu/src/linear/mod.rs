@@ -1,5 +1,6 @@
 //! Linear maps over plain and packed matrices.
 
+mod batch;
 mod dense;
 mod experts;
 mod format;
@@ -109,8 +110,8 @@ pub(crate) fn is_float(dtype: Dtype) -> bool {
 /// `y = x · weightᵀ + bias` for `x` `[.., input]`, of the type of `x`; `bias` `[output]`.
 ///
 /// Sums are in float32. In float32 a row's result does not depend on how many rows there are, not in a bit; with 16-bit
-/// `x`, the matrix is read in another way for up to four rows, and results may differ by float32's rounding before they
-/// are rounded to 16 bits.
+/// `x`, the matrix is read in one way for one row, in another for some and in a third for many, and results may differ by
+/// float32's rounding before they are rounded to 16 bits.
 ///
 /// Differentiable with respect to `x`.
 ///
@@ -164,6 +165,9 @@ fn product<T: Element>(
     if T::DTYPE != Dtype::Float32 {
         let few = rows <= gemv::MOST_VECTORS;
         match &weight {
+            Matrix::Packed(packed) if gemv::supports(format) && batch::pays(level, rows, outputs) => {
+                return batch::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
+            }
             Matrix::Packed(packed) if gemv::supports(format) && few => {
                 return gemv::multiply(level, packed, &x.rows::<T>(), (rows, len, outputs), bias, y);
             }

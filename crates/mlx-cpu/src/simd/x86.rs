@@ -353,6 +353,69 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
         has!(_mm512_dpbf16_ps(sum, pairs(a), pairs(b)))
     }
     #[inline(always)]
+    fn dot_bytes(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        if !VNNI_AND_BF16 {
+            unreachable!("this level has no such instruction")
+        }
+        has!(_mm512_dpbusd_epi32(sum, a, b))
+    }
+    #[inline(always)]
+    fn join_bytes(self, a: Self::I, b: Self::I) -> Self::I {
+        has!(_mm512_add_epi32(_mm512_slli_epi32::<8>(a), b))
+    }
+    #[inline(always)]
+    fn add_lanes(self, a: Self::I, b: Self::I) -> Self::I {
+        has!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn turn_blocks(self, from: *const u8, stride: usize, bytes: usize, to: *mut u32) {
+        let mut rows = [_mm512_setzero_si512(); 4];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let from = from.add(4 * i * stride);
+            *row = if bytes == 64 {
+                _mm512_loadu_si512(from.cast())
+            } else {
+                _mm512_maskz_loadu_epi8((1 << bytes) - 1, from.cast())
+            };
+        }
+        let [a, b, c, d] = rows;
+        let (ab, ab_upper) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+        let (cd, cd_upper) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
+        let blocks = [
+            _mm512_shuffle_i32x4::<0x88>(ab, cd),
+            _mm512_shuffle_i32x4::<0xdd>(ab, cd),
+            _mm512_shuffle_i32x4::<0x88>(ab_upper, cd_upper),
+            _mm512_shuffle_i32x4::<0xdd>(ab_upper, cd_upper),
+        ];
+        for (i, block) in blocks.into_iter().enumerate() {
+            _mm512_storeu_si512(to.add(64 * i).cast(), block);
+        }
+    }
+    #[inline(always)]
+    unsafe fn turn_words(self, from: *const u32, to: *mut u32) {
+        let vector = |i: usize| from.add(16 * i).cast();
+        let (a, b) = (_mm512_loadu_si512(vector(0)), _mm512_loadu_si512(vector(1)));
+        let (c, d) = (_mm512_loadu_si512(vector(2)), _mm512_loadu_si512(vector(3)));
+        let (ab, ab_upper) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd, cd_upper) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let words = [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ab_upper, cd_upper),
+            _mm512_unpackhi_epi64(ab_upper, cd_upper),
+        ];
+        for (i, words) in words.into_iter().enumerate() {
+            _mm512_storeu_si512(to.add(16 * i).cast(), words);
+        }
+    }
+    #[inline(always)]
+    fn halves_bf16(self, words: Self::I) -> [Self::F; 2] {
+        has!({
+            let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(upper)]
+        })
+    }
+    #[inline(always)]
     unsafe fn transpose_16(self, from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
         let mut rows = [_mm512_setzero_si512(); 16];
         for (i, row) in rows.iter_mut().enumerate() {

@@ -64,6 +64,51 @@ fn packed() {
     }
 }
 
+/// As many rows as several sequences or drafted tokens have, by matrices whose last rows fill no vector and whose last
+/// numbers no cache line; and what a row gives depends on no other row.
+#[test]
+fn some_rows_of_packed() {
+    use mlx_rs::ops::indexing::IndexOp;
+    for (bits, group_size, outputs, groups) in [
+        (4, 64, 45, 5),
+        (4, 32, 17, 7),
+        (4, 128, 16, 3),
+        (8, 64, 33, 3),
+        (8, 32, 19, 5),
+        (8, 128, 50, 3),
+        (2, 32, 31, 11),
+        (2, 64, 16, 37),
+        (2, 128, 47, 3),
+        (3, 64, 35, 3),
+        (6, 32, 21, 3),
+        (5, 128, 16, 2),
+    ] {
+        let matrix = random(&[outputs, groups * group_size], Dtype::Float32);
+        for scales in FLOATS {
+            let matrix = matrix.as_dtype(scales).unwrap();
+            let packed = Packed::quantize(&matrix, group_size, bits, Mode::Affine).unwrap();
+            let (plain, bias) = (unpacked(&packed), random(&[outputs], Dtype::Float32));
+            for dtype in [Dtype::Bfloat16, Dtype::Float16] {
+                let x = random(&[33, groups * group_size], dtype);
+                let all = exact(&x, &plain, Some(&bias));
+                for level in levels() {
+                    let linear = |x: &Array| linear_at(level, x, Weight::Packed(&packed), Some(&bias)).unwrap();
+                    let most = if level == Level::Amx { 16 } else { 33 };
+                    let whole = to_f64(&linear(&x.index(..most)));
+                    for rows in 1..=33 {
+                        let y = linear(&x.index(..rows));
+                        let what = (level, bits, group_size, scales, dtype, rows);
+                        assert_near(&y, &all[..(rows * outputs) as usize], &what);
+                        if level >= Level::Avx512Bf16 && (2..=most).contains(&rows) {
+                            assert_eq!(to_f64(&y), whole[..(rows * outputs) as usize], "{what:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The same bits from any number of threads, and in float32 also from any number of rows.
 #[test]
 fn results_do_not_depend_on_threads_or_company() {
