@@ -179,7 +179,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__generate)
-            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --json --quiet --verbose --model --revision --dtype --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
+            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --json --quiet --verbose --model --revision --dtype --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --input --output --resume --force --max-batch-size --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -338,6 +338,18 @@ _phi3v() {
                     return 0
                     ;;
                 --memory-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --input)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-batch-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -368,8 +368,7 @@ pub(crate) struct GenerateArgs {
 }
 
 /// Many prompts, from a file to a file
-///
-/// That these conflict with --prompt is said for each: clap forgets that a flag requires --input where --prompt forbids it.
+// That these conflict with --prompt is said for each: clap forgets that a flag requires --input where --prompt forbids it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Many prompts")]
 pub(crate) struct RowsArgs {
