@@ -19,7 +19,7 @@ use crate::cli::{Cli, ConvertArgs, GenerateArgs, QuantizeArgs, VerifyArgs};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answer a question, about pictures or without
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
     /// Make a model folder in MLX's layout, quantized or not
     Convert(ConvertArgs),
     /// Quantize a model folder
@@ -35,7 +35,7 @@ pub(crate) enum Command {
 /// Runs the command; the exit code when it did not fail.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Generate(args) => generate::run(args),
+        Command::Generate(args) => generate::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),
         Command::Verify(args) => verify::run(args),

@@ -79,7 +79,7 @@ fn other_rows_models_and_settings_are_refused() {
     with_model(&|model| edit_json(&model.join("config.json"), |json| json["rope_theta"] = 5000.0.into()));
     with_model(&|model| {
         edit_json(&model.join("tokenizer_config.json"), |json| {
-            json["chat_template"] = "{{ messages[0].content }}".into()
+            json["chat_template"] = "{{ messages[0].content }}".into();
         });
     });
 
