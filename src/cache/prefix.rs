@@ -89,7 +89,7 @@ impl PrefixStore {
                 // A picture is computed whole.
                 len = total - units.last().map_or(0, Unit::len);
             }
-            (entry.cache.factors == factors && entry.cache.can_truncate(len)).then_some(len).unwrap_or(0)
+            if entry.cache.factors == factors && entry.cache.can_truncate(len) { len } else { 0 }
         };
         let (len, at) = (0..self.entries.len()).map(|at| (shared(&self.entries[at]), at)).max()?;
         if len == 0 {

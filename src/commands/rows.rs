@@ -72,7 +72,13 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         return finish(output, &path);
     }
 
-    let demand = Demand { max_tokens: defaults.max_tokens, ..Demand::default() };
+    // What the rows hold is not known yet: a step of a prompt, and a picture where the model sees.
+    let demand = Demand {
+        prompt_tokens: usize::try_from(engine.prefill_step_size).unwrap_or(usize::MAX).min(512),
+        tiles: if opened.processor.has_vision() { 17 } else { 0 },
+        max_tokens: defaults.max_tokens,
+        ..Demand::default()
+    };
     let session = opened.load(engine, demand, Some(max_batch_size.unwrap_or(DEFAULT_BATCH_SIZE).into()), &ui)?;
     // What comes earlier can simply be ended.
     interrupt::listen()?;

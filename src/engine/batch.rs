@@ -156,15 +156,13 @@ impl<'e, K: Copy> Batch<'e, K> {
     fn makes_room(&self, bytes: usize) -> bool {
         let Some(most) = self.engine.options.cache_bytes else { return true };
         let running: usize = self.running.iter().map(|row| row.bytes).sum();
+        let Some(left) = most.checked_sub(running + bytes) else {
+            // A request that fits alone is let in alone.
+            return self.running.is_empty();
+        };
         let mut prefixes = self.engine.prefixes.borrow_mut();
-        while running + bytes <= most {
-            if running + bytes + prefixes.bytes() <= most {
-                return true;
-            }
-            prefixes.drop_oldest();
-        }
-        // A request that fits alone is let in alone.
-        self.running.is_empty()
+        while prefixes.bytes() > left && prefixes.drop_oldest() {}
+        true
     }
 
     /// Tells how far prompts are; who breaks off ends.

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use mlx_rs::Dtype;
 use serde::Serialize;
 
@@ -263,6 +263,10 @@ impl Engine {
         ensure!(request.max_tokens > 0, "max-tokens is 0: nothing would be generated");
         request.sampling.check()?;
         request.prompt.check_fits(self.model.max_position_embeddings())?;
+        let ids = request.prompt.input_ids();
+        if let Some(id) = ids.iter().find(|&&id| id >= self.vocab_size as i64) {
+            bail!("token id {id} is outside the model's vocabulary of {}; its tokenizer is another's", self.vocab_size);
+        }
         let bytes = self.cache_bytes(request);
         if let Some(most) = self.options.cache_bytes {
             ensure!(
