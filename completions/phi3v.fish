@@ -27,6 +27,7 @@ end
 complete -c phi3v -n "__fish_phi3v_needs_command" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the model, about pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
@@ -80,6 +81,48 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l resume -d 'Go o
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l force -d 'Replace the output if it exists'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l stop -d 'A text that ends an answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l history -d 'Where the lines typed in a terminal are kept [default: phi3v/history in the folder for programs\' state]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s i -l image -d 'A picture for the first question: a file, an http(s) address or a data: address' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several in a question [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l top-k -d 'Only the K best tokens; 0 for all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l top-p -d 'Only the best tokens that together have probability P' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l min-p -d 'Only tokens at least P times as probable as the best' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l repetition-penalty -d 'Make tokens of the prompt and the answer less likely: logits are divided by this' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l repetition-context-size -d 'How many of the last tokens the repetition penalty looks at [default: all]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l presence-penalty -d 'Subtract from the logits of tokens already in the answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l frequency-penalty -d 'Subtract from the logits of tokens, for each time they are in the answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l seed -d 'Where the random numbers start: the same seed gives the same answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l kv-group-size -d 'Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the model\'s head_dim]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l image-cache-bytes -d 'The most bytes in that folder' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l no-history -d 'Keep no lines, and know none from earlier'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l no-color -d 'No colours and no small pictures in the terminal; so does the variable NO_COLOR'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf -d 'A GGUF file in place of a checkpoint\'s folder' -r -F
@@ -164,10 +207,11 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -119,7 +119,7 @@ pub(crate) struct ImageArgs {
     pub(crate) max_image_pixels: u64,
 }
 
-fn num_crops(text: &str) -> Result<NumCrops, String> {
+pub(crate) fn num_crops(text: &str) -> Result<NumCrops, String> {
     match text {
         "auto" => Ok(NumCrops::Auto),
         _ => match text.parse() {
@@ -194,23 +194,23 @@ fn number(text: &str, expected: &str, accepts: impl Fn(f32) -> bool) -> Result<f
     number.ok_or_else(|| format!("{expected} is expected"))
 }
 
-fn finite(text: &str) -> Result<f32, String> {
+pub(crate) fn finite(text: &str) -> Result<f32, String> {
     number(text, "a number", |_| true)
 }
 
-fn from_zero(text: &str) -> Result<f32, String> {
+pub(crate) fn from_zero(text: &str) -> Result<f32, String> {
     number(text, "a number from 0", |x| x >= 0.0)
 }
 
-fn above_zero(text: &str) -> Result<f32, String> {
+pub(crate) fn above_zero(text: &str) -> Result<f32, String> {
     number(text, "a number above 0", |x| x > 0.0)
 }
 
-fn share(text: &str) -> Result<f32, String> {
+pub(crate) fn share(text: &str) -> Result<f32, String> {
     number(text, "a number above 0 and up to 1", |x| x > 0.0 && x <= 1.0)
 }
 
-fn share_or_zero(text: &str) -> Result<f32, String> {
+pub(crate) fn share_or_zero(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
 

@@ -18,6 +18,12 @@ pub(crate) fn listen() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Forgets that Ctrl-C was pressed, before something else that it can end.
+pub(crate) fn reset() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+    HEARD.store(true, Ordering::SeqCst);
+}
+
 /// From now on Ctrl-C ends the process at once: nobody asks any more, and nothing would be lost.
 pub(crate) fn stop_listening() {
     HEARD.store(false, Ordering::SeqCst);

@@ -22,6 +22,8 @@ pub(crate) enum Verbosity {
 /// Where a command draws.
 pub(crate) struct Ui {
     verbosity: Verbosity,
+    /// Whether notes are set apart by their colour.
+    color: bool,
     /// The download in progress.
     download: RefCell<ProgressBar>,
 }
@@ -33,7 +35,24 @@ impl Ui {
             (false, true) => Verbosity::Verbose,
             (false, false) => Verbosity::Normal,
         };
-        Self { verbosity, download: RefCell::new(ProgressBar::hidden()) }
+        Self { verbosity, color: false, download: RefCell::new(ProgressBar::hidden()) }
+    }
+
+    pub(crate) fn in_color(self, color: bool) -> Self {
+        Self { color, ..self }
+    }
+
+    /// A remark between questions and answers, unless the user wants quiet.
+    pub(crate) fn note(&self, message: impl Display) {
+        match self.color {
+            true => self.status(format!("\x1b[2m{message}\x1b[0m")),
+            false => self.status(message),
+        }
+    }
+
+    /// What the user asked to be told, beside results.
+    pub(crate) fn reply(&self, message: impl Display) {
+        eprintln!("{message}");
     }
 
     /// A figure or a piece of news, unless the user wants quiet.

@@ -195,7 +195,7 @@ fn stream(engine: &Engine, request: Request, json: bool, ui: &Ui) -> Result<Gene
     Ok(generation)
 }
 
-fn show_prefill(bar: &ProgressBar, done: usize, total: usize) {
+pub(super) fn show_prefill(bar: &ProgressBar, done: usize, total: usize) {
     bar.set_length(total as u64);
     bar.set_position(done as u64);
     if done == total {
@@ -276,7 +276,7 @@ impl Statistics {
 
 /// The most memory in bytes that the process had, weights in mapped files included; what MLX allocated where the system
 /// does not tell.
-fn peak_memory() -> usize {
+pub(super) fn peak_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());

@@ -1,5 +1,6 @@
 //! The subcommands: each turns its arguments into settings, calls the library, and prints.
 
+mod chat;
 mod convert;
 mod docs;
 mod explain;
@@ -20,6 +21,8 @@ use crate::cli::{Cli, ConvertArgs, GenerateArgs, QuantizeArgs, VerifyArgs};
 pub(crate) enum Command {
     /// Answer a question, about pictures or without
     Generate(Box<GenerateArgs>),
+    /// Talk with the model, about pictures or without
+    Chat(chat::ChatArgs),
     /// Make a model folder in MLX's layout, quantized or not
     Convert(ConvertArgs),
     /// Quantize a model folder
@@ -36,6 +39,7 @@ pub(crate) enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Generate(args) => generate::run(*args),
+        Command::Chat(args) => chat::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),
         Command::Verify(args) => verify::run(args),

@@ -14,7 +14,7 @@ use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions};
 use phi3v::memory::{Demand, ModelMemory};
 use phi3v::models::{self, Model};
-use phi3v::processor::{Processor, Tokenizer};
+use phi3v::processor::{Processor, Prompt, Tokenizer};
 use phi3v::{device, memory};
 use serde::Deserialize;
 
@@ -40,6 +40,8 @@ pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
 /// The engine as the arguments want it.
 pub(super) struct Session {
     pub(super) engine: Engine,
+    memory: ModelMemory,
+    memory_limit: Option<usize>,
     /// Where to keep the prompt, and the model's name.
     prompt_cache: Option<(PathBuf, String)>,
 }
@@ -94,11 +96,33 @@ impl Opened {
             ui.verbose(format!("{}: {}", file.display(), if found { "read" } else { "to be made" }));
         }
         let speculation = speculation(&args, &engine, ui)?;
-        Ok(Session { engine: engine.speculate(speculation), prompt_cache: args.prompt_cache.zip(model_name) })
+        let memory_limit = args.memory_limit;
+        Ok(Session {
+            engine: engine.speculate(speculation),
+            memory,
+            memory_limit,
+            prompt_cache: args.prompt_cache.zip(model_name),
+        })
     }
 }
 
 impl Session {
+    /// An error unless there is memory for what is computed on the way of a prompt; its keys and values are counted by the
+    /// engine.
+    pub(super) fn check_room(&self, prompt: &Prompt) -> Result<()> {
+        let prefill_step_size = self.engine.options().prefill_step_size;
+        let needed = self.memory.activations(&Demand { prefill_step_size, ..Demand::of(prompt, 0) });
+        let free = self.memory_limit.map(|limit| limit.saturating_sub(self.memory.weights));
+        let free = free.unwrap_or_else(memory::available);
+        ensure!(
+            needed <= free,
+            "reading this takes {} MB of memory on the way, and {} are free; a smaller --num-crops takes less",
+            needed.div_ceil(1_000_000),
+            free / 1_000_000
+        );
+        Ok(())
+    }
+
     /// Writes what `--prompt-cache` asks for.
     pub(super) fn save_prompt(&self) -> Result<()> {
         match &self.prompt_cache {

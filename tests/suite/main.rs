@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod batch;
+mod chat;
 mod checkpoint;
 mod cli;
 mod common;
