@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -180,6 +180,15 @@ pub fn load(source: &ImageSource, limits: &ImageLimits) -> Result<RgbImage, Imag
         Ok(format) if format.reading_enabled() => other(&bytes, format, &name, limits),
         _ => Err(ImageError::Format(name)),
     }
+}
+
+/// Whether there is a file of a supported format at `path`, by how it begins.
+pub fn is_picture(path: &Path) -> bool {
+    let mut beginning = Vec::new();
+    // Opening a pipe would wait for its other end.
+    path.is_file()
+        && File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning)).is_ok()
+        && image::guess_format(&beginning).is_ok_and(|format| format == ImageFormat::Jpeg || format.reading_enabled())
 }
 
 fn fetch(url: &str) -> Result<impl Read, ImageError> {

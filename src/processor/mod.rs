@@ -3,6 +3,7 @@
 mod template;
 mod token_bytes;
 mod tokenizer;
+mod turns;
 
 use anyhow::{Result, bail, ensure};
 use image::RgbImage;
@@ -10,11 +11,13 @@ use image::RgbImage;
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::config::PreprocessorConfig;
 use crate::models::Arch;
+use turns::Known;
 
 pub use hd::{TILE, Tiles};
 pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
+pub use turns::Turn;
 
 pub mod hd;
 pub mod image_source;
@@ -130,55 +133,88 @@ impl Processor {
     /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
     /// before the text of the first user message, each on a line of its own.
     pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
-        let Some(template) = &self.template else {
-            bail!("the checkpoint has no chat template; --ignore-chat-template sends the prompt as it is");
-        };
+        ensure!(
+            self.template.is_some(),
+            "the checkpoint has no chat template; --ignore-chat-template sends the prompt as it is"
+        );
         let messages = with_tags(messages, images.len());
+        let turns: Vec<Turn> = messages.into_iter().map(|message| Turn { message, ids: None }).collect();
+        self.prepare_turns(&turns, self.tiles(images, num_crops)?)
+    }
+
+    /// Makes a prompt of a conversation whose pictures are cut, and named by tags. Messages with ids of their own keep
+    /// them: all else has the ids of the same text without such messages.
+    pub fn prepare_turns(&self, turns: &[Turn], images: Vec<Tiles>) -> Result<Prompt> {
+        let Some(template) = &self.template else { bail!("the checkpoint has no chat template") };
+        let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
         let text = template.render(&messages)?;
         // Text models are trained on rendered chats as they are, where the template writes the BOS itself if there is to
         // be one. Phi-3-vision's processor lets the tokenizer add it in any case.
         let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
-        self.tokenize(text, images, num_crops, self.images.is_some() || !written)
+        let special = self.images.is_some() || !written;
+        let known = turns::find(template, turns, &text);
+        let segments = match self.segments(&text, &known, images.len(), special)? {
+            Some(segments) => segments,
+            None => self.tokenize(&text, images.len(), special)?,
+        };
+        Ok(Prompt { text, segments, images })
     }
 
     /// Makes a prompt of plain text, which may hold image tags.
     pub fn prepare_text(&self, text: &str, images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
-        self.tokenize(text.to_owned(), images, num_crops, true)
+        let images = self.tiles(images, num_crops)?;
+        let segments = self.tokenize(text, images.len(), true)?;
+        Ok(Prompt { text: text.to_owned(), segments, images })
+    }
+
+    fn tokenize(&self, text: &str, images: usize, special: bool) -> Result<Vec<Segment>> {
+        Ok(self.segments(text, &[], images, special)?.expect("nothing is known that could not be joined"))
     }
 
     /// processing_phi3_v.py, _convert_images_texts_to_inputs: the text between two tags is tokenized by itself. To models
-    /// without vision a tag is text like any other.
-    fn tokenize(&self, text: String, images: &[RgbImage], num_crops: NumCrops, special: bool) -> Result<Prompt> {
-        let images = self.tiles(images, num_crops)?;
-        if self.images.is_none() {
-            let segments = vec![Segment::Text(self.tokenizer.encode(&text, special)?)];
-            return Ok(Prompt { text, segments, images });
-        }
+    /// without vision a tag is text like any other. Known parts end such a text, and it goes on after them; none if it
+    /// cannot.
+    fn segments(&self, text: &str, known: &[Known], images: usize, special: bool) -> Result<Option<Vec<Segment>>> {
         let mut segments = Vec::new();
-        let mut used = vec![false; images.len()];
-        for piece in pieces(&text) {
-            let segment = match piece {
-                Piece::Tag(number, tag) => {
-                    let index = number.wrapping_sub(1);
-                    let Some(used) = used.get_mut(index) else {
-                        bail!("the prompt names {tag}, but {} given", count(images.len()));
-                    };
-                    ensure!(!*used, "the prompt names {tag} twice; a picture can be shown only once");
-                    *used = true;
-                    Segment::Image(index)
-                }
-                Piece::Text(text) => Segment::Text(self.tokenizer.encode(text, special)?),
-            };
-            segments.push(segment);
+        let mut used = vec![false; images];
+        // The known part that a text goes on after.
+        let mut before = None;
+        let mut start = 0;
+        let end = Known { range: text.len()..text.len(), ids: &[] };
+        for Known { range, ids } in known.iter().chain([&end]) {
+            for piece in self.pieces(&text[start..range.start]) {
+                let ids = match piece {
+                    Piece::Tag(number, tag) => {
+                        segments.push(Segment::Image(use_image(number, tag, &mut used)?));
+                        before = None;
+                        continue;
+                    }
+                    Piece::Text(text) => match before {
+                        None => self.tokenizer.encode(text, special)?,
+                        Some(before) => match self.tokenizer.encode_after(before, text)? {
+                            Some(ids) => ids,
+                            None => return Ok(None),
+                        },
+                    },
+                };
+                append(&ids, &mut segments);
+            }
+            append(ids, &mut segments);
+            before = Some(&text[range.clone()]);
+            start = range.end;
         }
         if let Some(index) = used.iter().position(|used| !used) {
-            bail!("{} given, but the prompt has no <|image_{}|>", count(images.len()), index + 1);
+            bail!("{} given, but the prompt has no <|image_{}|>", count(images), index + 1);
         }
-        segments.retain(|segment| !matches!(segment, Segment::Text(ids) if ids.is_empty()));
-        Ok(Prompt { text, segments, images })
+        Ok(Some(segments))
     }
 
-    fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
+    fn pieces<'t>(&self, text: &'t str) -> Vec<Piece<'t>> {
+        if self.images.is_some() { pieces(text) } else { vec![Piece::Text(text)] }
+    }
+
+    /// Cuts pictures that are shown together.
+    pub fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
@@ -193,9 +229,28 @@ impl Processor {
     }
 }
 
+/// The index of the picture that a tag names.
+fn use_image(number: usize, tag: &str, used: &mut [bool]) -> Result<usize> {
+    let images = used.len();
+    let index = number.wrapping_sub(1);
+    let Some(used) = used.get_mut(index) else { bail!("the prompt names {tag}, but {} given", count(images)) };
+    ensure!(!*used, "the prompt names {tag} twice; a picture can be shown only once");
+    *used = true;
+    Ok(index)
+}
+
+fn append(new: &[u32], segments: &mut Vec<Segment>) {
+    match segments.last_mut() {
+        Some(Segment::Text(ids)) => ids.extend(new),
+        _ if new.is_empty() => {}
+        _ => segments.push(Segment::Text(new.to_vec())),
+    }
+}
+
 fn with_tags(messages: &[Message], images: usize) -> Vec<Message> {
     let mut messages = messages.to_vec();
-    let tagged = messages.iter().any(|message| pieces(&message.content).any(|piece| matches!(piece, Piece::Tag(..))));
+    let tagged =
+        messages.iter().any(|message| pieces(&message.content).iter().any(|piece| matches!(piece, Piece::Tag(..))));
     if !tagged && let Some(first) = messages.iter_mut().find(|message| message.role == "user") {
         let tags: String = (1..=images).map(|n| format!("<|image_{n}|>\n")).collect();
         first.content.insert_str(0, &tags);
@@ -217,7 +272,7 @@ enum Piece<'a> {
 }
 
 /// Splits at `<|image_N|>`: text and tags in turn, text first and last, empty or not.
-fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut start = 0;
     let mut from = 0;
@@ -234,5 +289,5 @@ fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
         }
     }
     pieces.push(Piece::Text(&text[start..]));
-    pieces.into_iter()
+    pieces
 }

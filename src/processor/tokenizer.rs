@@ -37,6 +37,16 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of `text` as it goes on after `before`; none if a token belongs to both.
+    pub fn encode_after(&self, before: &str, text: &str) -> Result<Option<Vec<u32>>> {
+        let both = [before, text].concat();
+        let encoding = self.inner.encode(both, false).map_err(|e| anyhow!("cannot tokenize the prompt: {e}"))?;
+        let offsets = encoding.get_offsets();
+        let first = offsets.iter().position(|&(_, end)| end > before.len()).unwrap_or(offsets.len());
+        let apart = offsets[first..].iter().all(|&(start, _)| start >= before.len());
+        Ok(apart.then(|| encoding.get_ids()[first..].to_vec()))
+    }
+
     /// Text of `ids`, with or without special tokens. Bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], special: bool) -> Result<String> {
         self.inner.decode(ids, !special).map_err(|e| anyhow!("cannot decode token ids: {e}"))
