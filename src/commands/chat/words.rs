@@ -19,6 +19,11 @@ struct Word {
 /// The first word and what follows it; none if there is none.
 fn first_word(text: &str) -> Result<Option<(Word, &str)>> {
     let text = text.trim_start();
+    if text.starts_with("file:") {
+        // An address has no quotes; an apostrophe is one.
+        let (word, rest) = text.split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
+        return Ok(Some((Word { text: word.to_owned(), quoted: false }, rest)));
+    }
     let mut word = Word { text: String::new(), quoted: false };
     let mut quote = None;
     let mut characters = text.char_indices();
