@@ -69,14 +69,23 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache-byt
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l json-schema -d 'Answer in JSON of this schema; - reads it from stdin' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l regex -d 'Answer with a text that matches this regular expression as a whole' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l grammar -d 'Answer in the language of this grammar, in llguidance\'s variant of Lark; - reads it from stdin' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l choose -d 'Choose one of several answers; repeat it for each' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l constrain -d 'Come to this phrase within some tokens, where it fits best; repeat it for several, one after the other' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l within -d 'The most tokens before each phrase' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l early-stop -d 'From N tokens on, end where the model could have ended well' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l input -d 'Answer the prompts in this file, a JSON object a line, in place of --prompt' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l output -d 'Where the answers go, a JSON object a line in the order of the rows; - for stdout' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-batch-size -d 'The most rows that are answered at once [default: 8]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l ignore-chat-template -d 'Send the prompt as it is, without the checkpoint\'s chat template'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l json -d 'Print one JSON object with text, token ids, finish reason and timings'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l explain -d 'Tell what the model is given and what happens to it: the rendered prompt, which tokens come from where, what was known before, longrope\'s factors, time per phase'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l beams -d 'Try the three best tokens before a phrase, not just the best'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l resume -d 'Go on where an earlier run of the same command ended'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l force -d 'Replace the output if it exists'
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
