@@ -193,7 +193,7 @@ fn a_saved_conversation_goes_on() {
 
     let after = say(&format!("/load {file}\nThree?\n/save {file}\n"));
     assert_eq!(after.answers, before.answers[2..]);
-    assert!(after.stderr.contains("2 questions and answers, 1 pictures"), "{}", after.stderr);
+    assert!(after.stderr.contains("2 questions with answers, 1 picture"), "{}", after.stderr);
     assert_eq!(json_file(Path::new(file))["messages"].as_array().unwrap().len(), 6);
 
     std::fs::remove_file(picture).unwrap();

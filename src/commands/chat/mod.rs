@@ -55,7 +55,10 @@ pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
     let image_time = reading.elapsed();
     let name = model.model.clone();
     let opened = session::open(model, &ui)?;
-    ensure!(opened.processor.has_chat_template(), "{name} has no chat template, so it cannot chat; use phi3v generate");
+    ensure!(
+        opened.processor.has_chat_template(),
+        "{name} has no chat template, so it cannot chat; use phi3v generate --ignore-chat-template"
+    );
     let mut chat = Chat {
         conversation: Conversation::default(),
         settings: Settings {
@@ -191,8 +194,7 @@ impl Chat {
             }
             Command::Undo => match self.conversation.undo() {
                 Undone::Nothing => self.ui.note("there is nothing to take back"),
-                Undone::Pictures(1) => self.ui.note("the picture is taken back"),
-                Undone::Pictures(n) => self.ui.note(format!("{n} pictures are taken back")),
+                Undone::Pictures(n) => self.ui.note(format!("taken back: {}", count(n, "picture"))),
                 Undone::Question(question) => self.ui.note(format!("taken back: {question}")),
             },
             Command::Regenerate => self.regenerate(session)?,
@@ -252,8 +254,13 @@ impl Chat {
         if let Some(other) = other {
             self.ui.note(format!("it was held with {other}"));
         }
-        let (questions, pictures) = (self.conversation.exchanges.len(), self.conversation.pictures().count());
-        self.ui.note(format!("{}: {questions} questions and answers, {pictures} pictures", file.display()));
+        let questions = count(self.conversation.exchanges.len(), "question");
+        let pictures = count(self.conversation.pictures().count(), "picture");
+        self.ui.note(format!("{}: {questions} with answers, {pictures}", file.display()));
         Ok(())
     }
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

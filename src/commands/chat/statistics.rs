@@ -62,7 +62,7 @@ impl Statistics {
 
     /// Of the last answer and the session.
     pub(super) fn all(&self) -> String {
-        let count = if self.answers == 1 { "1 answer".into() } else { format!("{} answers", self.answers) };
+        let count = super::count(self.answers, "answer");
         format!(
             "{}\n{}\nloading      {:.2} s\nmemory       {:.2} GB peak",
             self.last(),

@@ -26,10 +26,15 @@ struct Terminal {
 impl Terminal {
     /// A chat in this folder, ready for the first line.
     fn start(folder: &TempDir, args: &[&str]) -> Self {
+        Self::start_with(folder, args, &[])
+    }
+
+    fn start_with(folder: &TempDir, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = phi3v(&["chat", "-m", &tiny(), "--dtype", "float32"]);
         command.args(args).current_dir(folder.path());
         command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("COLORTERM").env_remove("TERM_PROGRAM");
         command.env("XDG_STATE_HOME", folder.path().join("state")).env("HOME", folder.path());
+        command.envs(variables.iter().copied());
         let mut terminal = Self { session: spawn_command(command, Some(MILLISECONDS)).unwrap() };
         terminal.sees(READS);
         terminal
@@ -86,10 +91,16 @@ fn a_question_is_answered_in_a_terminal() {
     assert!(hint.contains("Ctrl-D or /exit leaves"), "{hint:?}");
     terminal.leaves(CTRL_D);
 
-    let mut plain = Terminal::start(&folder, &["-n", "8", "--no-color", "-q"]);
-    let attached = plain.enters("/image cat.png");
-    assert!(!attached.contains("\x1b[2m") && !attached.contains("\x1b[38") && !attached.contains('▄'), "{attached:?}");
-    plain.leaves("/quit\r");
+    let by_flag = Terminal::start(&folder, &["-n", "8", "--no-color"]);
+    let by_variable = Terminal::start_with(&folder, &["-n", "8"], &[("NO_COLOR", "1")]);
+    for mut plain in [by_flag, by_variable] {
+        let attached = plain.enters("/image cat.png");
+        assert!(
+            !attached.contains("\x1b[2m") && !attached.contains("\x1b[38") && !attached.contains('▄'),
+            "{attached:?}"
+        );
+        plain.leaves("/quit\r");
+    }
 }
 
 #[test]
@@ -118,7 +129,7 @@ fn ctrl_c_stops_an_answer_and_keeps_the_session() {
 
     let mut resumed = Terminal::start(&folder, &["-n", "8"]);
     let loaded = resumed.enters("/load talk.json");
-    assert!(loaded.contains("talk.json: 2 questions and answers"), "{loaded:?}");
+    assert!(loaded.contains("talk.json: 2 questions with answers"), "{loaded:?}");
     assert!(resumed.enters("/undo").contains("taken back: Hello there"));
     let answer = next.lines().map(|line| line.trim_end_matches(['\r', '\x1b'])).find(|line| line.len() > 8);
     let again = resumed.enters("And now?");
