@@ -60,16 +60,21 @@ pub(super) fn find<'a>(template: &ChatTemplate, turns: &'a [Turn], text: &str) -
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::checkpoint::config::TokenizerConfig;
 
-    fn found(template: &str, turns: &[Turn]) -> Vec<Range<usize>> {
+    /// The parts of the rendered text that are found.
+    fn found(template: &str, turns: &[Turn]) -> Vec<String> {
         let config: TokenizerConfig = serde_json::from_value(serde_json::json!({ "chat_template": template })).unwrap();
         let template = ChatTemplate::of(&config).unwrap();
         let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
         let text = template.render(&messages).unwrap();
-        find(&template, turns, &text).into_iter().map(|known| known.range).collect()
+        find(&template, turns, &text)
+            .into_iter()
+            .map(|known| format!("{}:{}", known.range.start, &text[known.range.clone()]))
+            .collect()
     }
 
     fn conversation(answer: &str) -> [Turn; 3] {
@@ -80,11 +85,11 @@ mod tests {
     #[test]
     fn finds_answers_where_the_template_writes_them() {
         let plain = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}";
-        assert_eq!(found(plain, &conversation("yes")), [4..7]);
-        assert_eq!(found(plain, &conversation("a")), [4..5]);
+        assert_eq!(found(plain, &conversation("yes")), ["4:yes"]);
+        assert_eq!(found(plain, &conversation("a")), ["4:a"]);
         let trims = "{% for m in messages %}<{{ m['content'] | trim }}>{% endfor %}";
-        assert_eq!(found(trims, &conversation(" yes\n")), [4..7]);
-        let none: [Range<usize>; 0] = [];
+        assert_eq!(found(trims, &conversation(" yes\n")), ["4:yes"]);
+        let none: [&str; 0] = [];
         let changes = "{% for m in messages %}<{{ m['content'] | upper }}>{% endfor %}";
         assert_eq!(found(changes, &conversation("yes")), none);
         let drops = "{% for m in messages if m['role'] == 'user' %}<{{ m['content'] }}>{% endfor %}";

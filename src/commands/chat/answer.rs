@@ -77,7 +77,7 @@ impl Chat {
                 self.ui.note("the model's context is full; /undo or /clear makes room");
             }
             FinishReason::Length => {
-                self.ui.note(format!("ended after max-tokens, {max_tokens}; /set max-tokens allows more"))
+                self.ui.note(format!("ended after max-tokens, {max_tokens}; /set max-tokens allows more"));
             }
             FinishReason::Stop | FinishReason::EarlyStop => {}
         }

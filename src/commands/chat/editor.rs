@@ -202,6 +202,7 @@ impl Validator for Completion {}
 impl Helper for Completion {}
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

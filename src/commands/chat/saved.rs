@@ -146,6 +146,7 @@ impl Saved {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use phi3v::processor::Tiles;
 

@@ -62,7 +62,7 @@ impl Settings {
             }
             "num-crops" if value == "checkpoint" => self.num_crops = NumCrops::Checkpoint,
             "num-crops" => {
-                self.num_crops = cli::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?
+                self.num_crops = cli::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?;
             }
             _ => match nearest(name, NAMES.into_iter()) {
                 Some(near) => bail!("{name} is no setting; did you mean {near}?"),
@@ -112,6 +112,7 @@ impl Settings {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -117,6 +117,7 @@ pub(super) fn dropped(line: &str) -> Option<(Vec<String>, &str)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
