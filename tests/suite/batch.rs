@@ -51,7 +51,7 @@ fn alone(engine: &Engine, request: Request) -> Generation {
 }
 
 fn picture(seed: u8) -> RgbImage {
-    RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8 * 7 ^ seed, y as u8 * 11, seed.wrapping_mul(37)]))
+    RgbImage::from_fn(30, 20, |x, y| Rgb([(x as u8 * 7) ^ seed, y as u8 * 11, seed.wrapping_mul(37)]))
 }
 
 /// Requests of all kinds: short and long, with pictures and without, greedy and sampled, with stop strings.
