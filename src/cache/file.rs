@@ -52,7 +52,7 @@ pub(super) fn write(path: &Path, contents: &Contents) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads what [`write`] wrote; nothing if there is no such file.
+/// Reads what [`write()`] wrote; nothing if there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Contents>> {
     let map = match MappedFile::open(path) {
         Ok(map) => map,

@@ -101,9 +101,9 @@ impl PrefixStore {
         Some(cache)
     }
 
-    /// Writes the latest sequence.
+    /// Writes the latest sequence; nothing if there is none.
     pub fn save(&self, path: &Path, identity: &str) -> Result<()> {
-        let Some(Entry { units, cache }) = self.entries.last() else { bail!("there is no prompt to save") };
+        let Some(Entry { units, cache }) = self.entries.last() else { return Ok(()) };
         let description = Description {
             version: VERSION,
             model: identity.to_owned(),

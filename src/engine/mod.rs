@@ -220,7 +220,7 @@ impl Engine {
         self.prefixes.borrow_mut().load(path, identity, self.options.cache)
     }
 
-    /// Writes what is kept of the latest request.
+    /// Writes what is kept of the latest request; nothing if nothing is.
     pub fn save_prompt(&self, path: &Path, identity: &str) -> Result<()> {
         self.prefixes.borrow().save(path, identity)
     }
@@ -286,8 +286,9 @@ impl Engine {
     fn sequence(&self, prompt: &Prompt) -> Result<Sequence<'_>> {
         let mut features = self.features.borrow_mut();
         let mut sequence = Sequence::with(self.model(), prompt, self.options.cache, &mut features)?;
-        let known = self.prefixes.borrow_mut().longest(&sequence.units(), sequence.cache.factors);
-        sequence.cache = known.unwrap_or_else(|| sequence.cache.clone());
+        if let Some(known) = self.prefixes.borrow_mut().longest(&sequence.units(), sequence.cache.factors) {
+            sequence.cache = known;
+        }
         Ok(sequence)
     }
 
