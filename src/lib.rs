@@ -17,3 +17,9 @@ pub mod nn;
 pub mod processor;
 pub mod rows;
 pub mod verify;
+
+/// An error with its causes, in one line.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let message = format!("{error:#}");
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}

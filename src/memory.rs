@@ -125,10 +125,9 @@ impl ModelMemory {
             return format!("--max-tokens {tokens} would fit");
         }
         for bits in [8, 4] {
-            let group_size = [64, 32].into_iter().find(|&size| self.cache_shape.head_dim.is_multiple_of(size));
             let unpacked = demand.cache.packing.is_none_or(|packing| packing.bits > bits);
-            if let Some(size) = group_size.filter(|_| unpacked) {
-                let packing = Some(KvPacking { bits, group_size: size as i32, start: 0 });
+            if let Some(group_size) = self.cache_shape.group_size().filter(|_| unpacked) {
+                let packing = Some(KvPacking { bits, group_size, start: 0 });
                 if fits(Demand { cache: CacheSettings { packing, ..demand.cache }, ..*demand }) {
                     return format!("--kv-bits {bits} would fit");
                 }

@@ -129,9 +129,5 @@ impl hub::Progress for Ui {
 
 /// An error as one line.
 pub(crate) fn error(error: &anyhow::Error) {
-    let message = format!("{error:#}");
-    eprintln!(
-        "error: {}",
-        message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
-    );
+    eprintln!("error: {}", phi3v::one_line(error));
 }

@@ -10,6 +10,7 @@ use mlx_rs::Array;
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Contents};
+use crate::checkpoint::identity::hex;
 use crate::models::Model;
 use crate::processor::Tiles;
 
@@ -23,14 +24,12 @@ impl ImageKey {
         let mut hash = Sha256::new();
         hash.update((tiles.rows as u64).to_le_bytes());
         hash.update((tiles.cols as u64).to_le_bytes());
-        for chunk in tiles.pixels.chunks(1 << 14) {
-            hash.update(chunk.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
-        }
+        hash.update(bytemuck::cast_slice::<f32, u8>(&tiles.pixels));
         Self(hash.finalize().into())
     }
 
     pub(super) fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0)
     }
 
     pub(super) fn from_hex(text: &str) -> Option<Self> {
@@ -116,8 +115,7 @@ const EXTENSION: &str = "safetensors";
 impl Folder {
     fn path_of(&self, key: ImageKey) -> PathBuf {
         let hash = Sha256::new().chain_update(key.0).chain_update(&self.identity).finalize();
-        let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.path.join(name).with_extension(EXTENSION)
+        self.path.join(hex(&hash)).with_extension(EXTENSION)
     }
 
     fn get(&self, key: ImageKey, image_tokens: usize) -> Result<Option<Array>> {

@@ -9,8 +9,10 @@ use mlx_mmap::MappedFile;
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use safetensors::tensor::TensorView;
 
+use crate::checkpoint::save::{TensorSpec, header};
+use crate::checkpoint::staging::replace_file;
 use crate::checkpoint::weights::mlx_dtype;
 
 /// What a file holds.
@@ -25,31 +27,18 @@ pub(super) fn write(path: &Path, contents: &Contents) -> Result<()> {
     let arrays = contents.arrays.iter().map(|(name, array)| Ok((name, array.contiguous()?)));
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
     eval(arrays.iter().map(|(_, array)| array))?;
-    let mut end = 0;
-    let mut infos = Vec::new();
-    for (name, array) in &arrays {
-        let begin = end;
-        end += array.nbytes();
-        let shape = array.shape().iter().map(|&dim| dim as usize).collect();
-        let dtype = safetensors::Dtype::try_from(array.dtype())?;
-        infos.push(((*name).clone(), TensorInfo { dtype, shape, data_offsets: (begin, end) }));
-    }
-    let mut header = serde_json::to_vec(&Metadata::new(Some(contents.metadata.clone()), infos)?)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let write = || -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
+    let specs: Vec<TensorSpec> = arrays
+        .iter()
+        .map(|(name, array)| TensorSpec { name: (*name).clone(), dtype: array.dtype(), shape: array.shape().to_vec() })
+        .collect();
+    let header = header(&specs.iter().collect::<Vec<_>>(), contents.metadata.clone())?;
+    replace_file(path, |file| {
         file.write_all(&header)?;
         for (_, array) in &arrays {
             file.write_all(TensorView::try_from(array)?.data())?;
         }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
         Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    })
 }
 
 /// Reads what [`write()`] wrote; nothing if there is no such file.

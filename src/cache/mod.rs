@@ -78,6 +78,11 @@ impl CacheShape {
         plain.next_multiple_of(BLOCK) * numbers * item_size + (kept - plain).next_multiple_of(BLOCK) * packed
     }
 
+    /// The largest group of packed keys and values that divides `head_dim`, if any does.
+    pub fn group_size(&self) -> Option<i32> {
+        [64, 32].into_iter().find(|&size| self.head_dim.is_multiple_of(size as usize))
+    }
+
     /// An error unless keys and values can be packed like this.
     pub fn check(&self, settings: CacheSettings) -> anyhow::Result<()> {
         if let Some(KvPacking { bits, group_size, .. }) = settings.packing {

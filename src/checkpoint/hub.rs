@@ -24,6 +24,7 @@ pub use self::error::HubError;
 pub use self::settings::HubSettings;
 pub use self::upload::{check_upload, upload};
 use super::INDEX;
+use super::identity::hex;
 
 mod cache;
 mod client;
@@ -205,8 +206,4 @@ fn is_commit(text: &str) -> bool {
 
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

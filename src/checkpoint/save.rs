@@ -74,27 +74,14 @@ impl Shards {
         // Large elements first, so that all are aligned.
         let mut tensors = tensors.to_vec();
         tensors.sort_by_key(|spec| std::cmp::Reverse(item_size(spec.dtype)));
-        let mut end = 0;
-        let mut infos = Vec::new();
-        for spec in &tensors {
-            let begin = end;
-            end += spec.bytes() as usize;
-            let shape = spec.shape.iter().map(|&dim| dim as usize).collect();
-            let dtype = safetensors::Dtype::try_from(spec.dtype)?;
-            infos.push((spec.name.clone(), TensorInfo { dtype, shape, data_offsets: (begin, end) }));
-        }
-        let metadata = HashMap::from([("format".to_owned(), "mlx".to_owned())]);
-        let mut header = serde_json::to_vec(&Metadata::new(Some(metadata), infos.clone())?)?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-
+        let header = header(&tensors, HashMap::from([("format".to_owned(), "mlx".to_owned())]))?;
         let mut file = File::create(folder.join(&name))?;
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        let data = (size_of::<u64>() + header.len()) as u64;
-        for (spec, (_, info)) in tensors.into_iter().zip(infos) {
+        let mut at = header.len() as u64;
+        for spec in tensors {
             self.weight_map.insert(spec.name.clone(), name.clone());
-            let place = Place { file: self.files.len(), at: data + info.data_offsets.0 as u64, spec: spec.clone() };
-            self.places.insert(spec.name.clone(), place);
+            self.places.insert(spec.name.clone(), Place { file: self.files.len(), at, spec: spec.clone() });
+            at += spec.bytes();
         }
         self.files.push((name, file));
         Ok(())
@@ -141,6 +128,22 @@ impl Shards {
         };
         write().with_context(|| format!("cannot write {INDEX}"))
     }
+}
+
+/// How a safetensors file begins whose tensors then follow one another: the header with its length.
+pub fn header(tensors: &[&TensorSpec], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+    let mut end = 0;
+    let mut infos = Vec::new();
+    for spec in tensors {
+        let begin = end;
+        end += spec.bytes() as usize;
+        let shape = spec.shape.iter().map(|&dim| dim as usize).collect();
+        let dtype = safetensors::Dtype::try_from(spec.dtype)?;
+        infos.push((spec.name.clone(), TensorInfo { dtype, shape, data_offsets: (begin, end) }));
+    }
+    let mut json = serde_json::to_vec(&Metadata::new(Some(metadata), infos)?)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
 /// Consecutive tensors that fit into one file each.

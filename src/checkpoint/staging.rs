@@ -132,6 +132,19 @@ pub fn write_file(folder: &Path, name: &str, contents: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {name}"))
 }
 
+/// Makes a file, or replaces it, so that it lasts: whole, with what `write` puts into it, or not at all.
+pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let replace = || -> Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        write(file.as_file_mut())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    replace().with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Copies a file into the folder so that it lasts.
 pub fn copy_file(from: &Path, folder: &Path) -> Result<()> {
     let name = from.file_name().with_context(|| format!("{} has no name", from.display()))?;

@@ -1,7 +1,7 @@
 //! `--explain`: what the model is given, and what happened to it.
 
 use phi3v::engine::Generation;
-use phi3v::processor::{PicturePositions, Positions, Processor, Prompt};
+use phi3v::processor::{PicturePositions, Positions, Processor, Prompt, Segment};
 use serde::Serialize;
 
 /// What is told of a prompt.
@@ -25,8 +25,8 @@ impl Explanation {
         let mut segments = Vec::new();
         for (positions, segment) in prompt.positions().into_iter().zip(&prompt.segments) {
             let text = match segment {
-                phi3v::processor::Segment::Text(ids) => Some(processor.tokenizer.decode(ids, true)?),
-                phi3v::processor::Segment::Image(_) => None,
+                Segment::Text(ids) => Some(processor.tokenizer.decode(ids, true)?),
+                Segment::Image(_) => None,
             };
             let tokens = match &positions {
                 Positions::Text(range) => range.len(),

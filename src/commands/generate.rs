@@ -1,13 +1,11 @@
 //! `phi3v generate`: one prompt, one answer.
 
 use std::io::{Read, Write};
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::ProgressBar;
-use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
+use phi3v::engine::{FinishReason, Generation, Request};
 use phi3v::memory::Demand;
 use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
 use phi3v::processor::{Message, NumCrops, Prompt};
@@ -16,6 +14,7 @@ use serde::Serialize;
 use super::explain::{self, Explanation};
 use super::form::{self, Formed};
 use super::session::Session;
+use super::stream::stream;
 use super::{rows, session};
 use crate::cli::{FormArgs, GenerateArgs, ImageArgs, OutputArgs};
 use crate::interrupt;
@@ -54,7 +53,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         .collect::<Result<Vec<_>, _>>()?;
     let image_decode_time = decoding.elapsed();
 
-    let opened = session::open(model, &ui)?;
+    let mut opened = session::open(model, &ui)?;
     if let Some(grammar) = &grammar {
         opened.check_grammar(grammar)?;
     }
@@ -73,7 +72,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     report_prompt(&ui, &prompt);
     let explanation = explain.then(|| Explanation::new(&prompt, &opened.processor)).transpose()?;
     if !json && let Some(explanation) = &explanation {
-        explanation.lines().iter().for_each(|line| eprintln!("{line}"));
+        explanation.lines().iter().for_each(|line| ui.reply(line));
     }
 
     let loading = Instant::now();
@@ -89,7 +88,10 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
 
     let early_stop = form.early_stop;
     let request = Request { sampling: sampling.into(), stop, grammar, early_stop, ..Request::new(prompt, max_tokens) };
-    let generation = stream(&session.engine, request, json, &ui)?;
+    // Not before: what comes earlier can simply be ended, downloads go on where they stopped.
+    interrupt::listen()?;
+    let bar = ui.positions("reading the prompt", request.prompt.len() as u64);
+    let generation = stream(&session.engine, request, !json, Some(bar), &ui)?;
     session.save_prompt()?;
     let statistics = Statistics::new(&generation, image_time, load_time);
     if json {
@@ -106,7 +108,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         writeln!(std::io::stdout())?;
         if explain {
             let boundary = session.engine.model().rope_boundary();
-            explain::outcome(&generation, boundary).iter().for_each(|line| eprintln!("{line}"));
+            explain::outcome(&generation, boundary).iter().for_each(|line| ui.reply(line));
         }
         statistics.print(&ui);
     }
@@ -168,41 +170,6 @@ fn report_prompt(ui: &Ui, prompt: &Prompt) {
     ui.verbose(format!("prompt: {:?}", prompt.text));
 }
 
-/// Serves the request; text goes to stdout as it comes, unless `json`.
-fn stream(engine: &Engine, request: Request, json: bool, ui: &Ui) -> Result<Generation> {
-    // Not before: what comes earlier can simply be ended, downloads go on where they stopped.
-    interrupt::listen()?;
-    let mut stdout = std::io::stdout().lock();
-    let mut written = Ok(());
-    let mut bar = ui.positions("reading the prompt", request.prompt.len() as u64);
-    let generation = engine.generate(request, |event| {
-        match event {
-            Event::Encoded => {}
-            Event::Prefill(done, total) => show_prefill(&bar, done, total),
-            Event::LongFactors(boundary) => {
-                ui.verbose(format!("beyond {boundary} positions: reading from the start with longrope's long factors"));
-                bar = ui.positions("reading the prompt", boundary as u64);
-            }
-            Event::Text(text) if !json && !text.is_empty() => {
-                written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-            }
-            Event::Text(_) => {}
-        }
-        if written.is_err() || interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    bar.finish_and_clear();
-    written?;
-    Ok(generation)
-}
-
-pub(super) fn show_prefill(bar: &ProgressBar, done: usize, total: usize) {
-    bar.set_length(total as u64);
-    bar.set_position(done as u64);
-    if done == total {
-        bar.finish_and_clear();
-    }
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Output<'a> {
@@ -241,8 +208,6 @@ struct Statistics {
 
 impl Statistics {
     fn new(generation: &Generation, image_time: Duration, load_time: Duration) -> Self {
-        let rate =
-            |tokens: usize, time: Duration| if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() };
         Self {
             prompt_tokens: generation.prompt_tokens,
             cached_tokens: generation.cached_tokens,
@@ -272,6 +237,11 @@ impl Statistics {
         ));
         ui.status(format!("memory      {:.2} GB peak", self.peak_memory as f64 / 1e9));
     }
+}
+
+/// Tokens per second; 0 where there was no time.
+pub(super) fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }
 
 /// The most memory in bytes that the process had, weights in mapped files included; what MLX allocated where the system

@@ -8,6 +8,7 @@ mod form;
 mod generate;
 mod rows;
 mod session;
+mod stream;
 mod verify;
 
 use std::process::ExitCode;

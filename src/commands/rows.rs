@@ -47,7 +47,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         false => check_output(&path, &input, resume || force)?,
     }
     let scan = RowFile::scan(&input)?;
-    let opened = session::open(model, &ui)?;
+    let mut opened = session::open(model, &ui)?;
     let defaults = Defaults {
         system,
         chat_template: !ignore_chat_template,

@@ -11,7 +11,7 @@ use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::checkpoint::identity::identity;
 use phi3v::engine::constrain::{Grammar, Vocabulary};
 use phi3v::engine::speculate::Speculation;
-use phi3v::engine::{Engine, EngineOptions};
+use phi3v::engine::{Engine, EngineOptions, stop_tokens};
 use phi3v::memory::{Demand, ModelMemory};
 use phi3v::models::{self, Model};
 use phi3v::processor::{Processor, Prompt, Tokenizer};
@@ -26,6 +26,8 @@ pub(super) struct Opened {
     pub(super) files: ModelFiles,
     pub(super) processor: Processor,
     pub(super) dtype: Option<Dtype>,
+    /// Where a grammar was checked.
+    vocabulary: Option<Vocabulary>,
 }
 
 /// Finds the model, on the hub if need be, and reads all but its weights.
@@ -34,7 +36,7 @@ pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
     device::use_threads(threads.map(usize::from))?;
     let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), ui)?;
     let files = ModelFiles::read(&folder)?;
-    Ok(Opened { processor: Processor::read(&files)?, files, dtype: dtype.dtype() })
+    Ok(Opened { processor: Processor::read(&files)?, files, dtype: dtype.dtype(), vocabulary: None })
 }
 
 /// The engine as the arguments want it.
@@ -48,19 +50,22 @@ pub(super) struct Session {
 
 impl Opened {
     /// An error unless answers can follow the grammar.
-    pub(super) fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
+    pub(super) fn check_grammar(&mut self, grammar: &Grammar) -> Result<()> {
         #[derive(Deserialize)]
         struct Size {
             vocab_size: usize,
         }
         let Size { vocab_size } = self.files.parse()?;
-        let vocabulary = Vocabulary::new(&self.processor.tokenizer, vocab_size, &self.files.eos_token_ids()?)?;
-        vocabulary.constraint(grammar).map(drop)
+        let tokenizer = &self.processor.tokenizer;
+        let vocabulary = Vocabulary::new(tokenizer, vocab_size, &stop_tokens(&self.files, tokenizer)?)?;
+        vocabulary.constraint(grammar)?;
+        self.vocabulary = Some(vocabulary);
+        Ok(())
     }
 
     /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
     pub(super) fn load(self, args: EngineArgs, demand: Demand, at_once: Option<usize>, ui: &Ui) -> Result<Session> {
-        let Self { files, processor, dtype } = self;
+        let Self { files, processor, dtype, vocabulary } = self;
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
         drop(weights);
@@ -88,6 +93,9 @@ impl Opened {
             ..EngineOptions::default()
         };
         let mut engine = Engine::new(load_model(&files, dtype, ui)?, processor, &files, options)?;
+        if let Some(vocabulary) = vocabulary {
+            engine = engine.with_vocabulary(vocabulary);
+        }
         if let (Some(folder), Some(name)) = (&args.image_cache, &model_name) {
             engine = engine.keep_features(folder, args.image_cache_bytes as u64, name)?;
         }
@@ -134,10 +142,9 @@ impl Session {
 
 fn packing(args: &EngineArgs, shape: CacheShape) -> Result<Option<KvPacking>> {
     let Some(bits) = args.kv_bits else { return Ok(None) };
-    let divides = |size: &i32| shape.head_dim.is_multiple_of(*size as usize);
     let group_size = match args.kv_group_size {
         Some(size) => size,
-        None => [64, 32].into_iter().find(divides).with_context(|| {
+        None => shape.group_size().with_context(|| {
             format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", shape.head_dim)
         })?,
     };

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 
+use super::choose::log_softmax;
 use super::constrain::Constraint;
 use super::sampler::Sampler;
 use super::text::{Detokenizer, StopMatcher};
@@ -155,18 +156,16 @@ impl EarlyStop {
     }
 
     fn is_time(&mut self, logits: &[f32], stop_tokens: &[u32]) -> bool {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = logits.iter().map(|&logit| f64::from(logit - best).exp()).sum();
-        let log_probability = |logit: f32| f64::from(logit - best) - total.ln();
-        let ends = stop_tokens.iter().filter_map(|&token| logits.get(token as usize));
-        let end = log_probability(ends.copied().fold(f32::NEG_INFINITY, f32::max));
+        let log_probabilities = log_softmax(logits);
+        let ends = stop_tokens.iter().filter_map(|&token| log_probabilities.get(token as usize));
+        let end = ends.copied().fold(f64::NEG_INFINITY, f64::max);
         if end > self.best_end {
             if self.sum - self.sum_at_best_end < self.best_end && self.step > self.from {
                 return true;
             }
             (self.best_end, self.sum_at_best_end) = (end, self.sum);
         }
-        self.sum += log_probability(best);
+        self.sum += log_probabilities.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         self.step += 1;
         false
     }

@@ -23,7 +23,7 @@ use crate::cache::{CacheSettings, CacheShape, FeatureStore, PrefixStore};
 use crate::checkpoint::ModelFiles;
 use crate::models::{Arch, Model};
 use crate::nn::RopeFactors;
-use crate::processor::{Processor, Prompt};
+use crate::processor::{Processor, Prompt, Tokenizer};
 use batch::Batch;
 use constrain::{Constraint, Grammar, Vocabulary};
 use mlx_mmap::item_size;
@@ -174,8 +174,7 @@ pub struct Generation {
 }
 
 impl Engine {
-    /// An engine for a loaded checkpoint. Answers end with the tokens that its files name, and those of its
-    /// architecture's chat format.
+    /// An engine for a loaded checkpoint. Answers end with its [`stop_tokens`].
     pub fn new(
         model: Box<dyn Model>,
         processor: Processor,
@@ -183,8 +182,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self> {
         let arch = Arch::of(files)?;
-        let mut stop_tokens = files.eos_token_ids()?;
-        stop_tokens.extend(arch.stop_tokens.iter().filter_map(|token| processor.tokenizer.id(token)));
+        let stop_tokens = stop_tokens(files, &processor.tokenizer)?;
         let cache_shape = (arch.cache_shape)(files)?;
         cache_shape.check(options.cache)?;
         ensure!(options.max_batch_size > 0, "a batch of 0 requests serves nobody");
@@ -202,6 +200,11 @@ impl Engine {
             vocabulary: OnceCell::new(),
             options,
         })
+    }
+
+    /// Takes the vocabulary of grammars where it is made already.
+    pub fn with_vocabulary(self, vocabulary: Vocabulary) -> Self {
+        Self { vocabulary: OnceCell::from(vocabulary), ..self }
     }
 
     /// Guesses tokens ahead and checks them together. The answers stay the same.
@@ -311,6 +314,13 @@ impl Engine {
     fn uses_long_factors(&self, len: usize) -> bool {
         self.model.rope_boundary().is_some() && self.model.rope_factors(len) == RopeFactors::Long
     }
+}
+
+/// Tokens that end answers: those that a checkpoint's files name, and those of its architecture's chat format.
+pub fn stop_tokens(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let mut tokens = files.eos_token_ids()?;
+    tokens.extend(Arch::of(files)?.stop_tokens.iter().filter_map(|token| tokenizer.id(token)));
+    Ok(tokens)
 }
 
 fn megabytes(bytes: usize) -> String {

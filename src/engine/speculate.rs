@@ -2,8 +2,6 @@
 //! have chosen. Tokens are chosen by the model's own logits with the answer's own random numbers, so a guess decides on the
 //! time it takes and on nothing else.
 
-use std::cell::RefCell;
-
 use anyhow::{Result, ensure};
 
 use super::answer::Answer;
@@ -53,7 +51,7 @@ impl Speculation {
                     return Ok(Proposer::None);
                 }
                 let sequence = Sequence::new(model.as_ref(), &prompt)?;
-                Proposer::Draft(Draft { prompt_len: prompt.len(), sequence: RefCell::new(sequence), most: *most })
+                Proposer::Draft(Draft { prompt_len: prompt.len(), sequence, most: *most })
             }
         })
     }
@@ -115,7 +113,7 @@ fn continuation(said: &[u32], len: usize, most: usize) -> Option<Vec<u32>> {
 
 pub(super) struct Draft<'e> {
     prompt_len: usize,
-    sequence: RefCell<Sequence<'e>>,
+    sequence: Sequence<'e>,
     most: usize,
 }
 
@@ -124,7 +122,7 @@ const STEP: usize = 512;
 
 impl Draft<'_> {
     fn propose(&mut self, answer: &Answer, most: usize) -> Result<Vec<u32>> {
-        let sequence = self.sequence.get_mut();
+        let sequence = &mut self.sequence;
         let room = sequence.model().max_position_embeddings().saturating_sub(self.prompt_len + 1);
         let generated = &answer.generation.tokens;
         let most = most.min(self.most).min(room.saturating_sub(generated.len()));

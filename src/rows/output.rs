@@ -41,9 +41,7 @@ impl Outcome {
     }
 
     pub(super) fn error(error: &anyhow::Error) -> Self {
-        let message = format!("{error:#}");
-        let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-        Self::Failure { error: lines.collect::<Vec<_>>().join(" ") }
+        Self::Failure { error: crate::one_line(error) }
     }
 }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Defaults, Scan};
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::identity::{hex, identity};
+use crate::checkpoint::staging::replace_file;
 
 /// All that answers depend on, by name. Pictures are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,16 +58,7 @@ impl State {
 
     /// Writes it beside `output`, whole or not at all.
     pub(super) fn write(&self, output: &Path) -> Result<()> {
-        let path = Self::path(output);
-        let write = || -> Result<()> {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            writeln!(file, "{}", serde_json::to_string_pretty(self)?)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        replace_file(&Self::path(output), |file| Ok(writeln!(file, "{}", serde_json::to_string_pretty(self)?)?))
     }
 
     /// An error that names the first thing that is another than when `output` was begun.

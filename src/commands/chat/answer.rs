@@ -1,19 +1,16 @@
 //! How questions are answered.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow, ensure};
 use phi3v::engine::text::Detokenizer;
-use phi3v::engine::{Engine, Event, FinishReason, Generation, Request};
+use phi3v::engine::{FinishReason, Request};
 use phi3v::processor::{Processor, Tokenizer};
 
 use super::Chat;
 use super::conversation::Answer;
-use crate::commands::generate::show_prefill;
 use crate::commands::session::Session;
-use crate::interrupt;
-use crate::ui::Ui;
+use crate::commands::stream::stream;
 
 impl Chat {
     /// Answers the last question; without an answer all is as before it, with the `former` answer if there is one.
@@ -65,10 +62,12 @@ impl Chat {
         let room = engine.check(&request).and_then(|()| session.check_room(&request.prompt));
         room.map_err(|error| anyhow!("{error:#} (/undo or /clear makes room; the question is taken back)"))?;
 
-        let generation = stream(engine, request, &self.ui)?;
+        // Most questions are read at once.
+        let generation = stream(engine, request, true, None, &self.ui)?;
         if generation.tokens.is_empty() {
             return Ok(None);
         }
+        writeln!(std::io::stdout())?;
         self.statistics.add(&generation, std::mem::take(&mut self.image_time));
         self.ui.verbose(self.statistics.last());
         match generation.finish_reason {
@@ -101,40 +100,4 @@ fn own_ids(tokenizer: &Tokenizer, text: &str, generated: &[u32]) -> Option<Vec<u
     }
     made += &detokenizer.finish().ok()?;
     (!made.is_empty() && made == text).then(|| generated.to_vec())
-}
-
-/// Positions that take so long to read that it is shown how far they are.
-const LONG: usize = 256;
-
-/// Serves the request and writes the answer, with a line's end.
-fn stream(engine: &Engine, request: Request, ui: &Ui) -> Result<Generation> {
-    let mut stdout = std::io::stdout().lock();
-    let mut written = Ok(());
-    let mut bar = None;
-    let generation = engine.generate(request, |event| {
-        match event {
-            // Most questions are read at once, and a bar would only flicker.
-            Event::Prefill(done, total) if bar.is_some() || total - done > LONG => {
-                show_prefill(bar.get_or_insert_with(|| ui.positions("reading", total as u64)), done, total);
-            }
-            Event::LongFactors(boundary) => {
-                ui.verbose(format!("beyond {boundary} positions: reading from the start with longrope's long factors"));
-                bar = None;
-            }
-            Event::Text(text) if !text.is_empty() => {
-                written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-            }
-            Event::Encoded | Event::Prefill(..) | Event::Text(_) => {}
-        }
-        if written.is_err() || interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    written?;
-    let generation = generation?;
-    if !generation.tokens.is_empty() {
-        writeln!(stdout)?;
-    }
-    Ok(generation)
 }

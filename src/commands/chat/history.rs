@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tempfile::NamedTempFile;
+use phi3v::checkpoint::staging::replace_file;
 
 /// Lines that are known in a session; the file may have as many again.
 const MOST: usize = 1000;
@@ -28,7 +28,8 @@ impl History {
             let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
             let latest = &lines[lines.len().saturating_sub(MOST)..];
             if lines.len() > 2 * MOST {
-                replace(&path, latest)?;
+                // Another session sees the old file or the new one.
+                replace_file(&path, |file| Ok(file.write_all((latest.join("\n") + "\n").as_bytes())?))?;
             }
             Ok(latest.iter().map(|line| unescape(line)).collect())
         };
@@ -54,14 +55,6 @@ fn private(path: &Path) -> std::io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
-}
-
-/// Another session sees the old file or the new one.
-fn replace(path: &Path, lines: &[&str]) -> Result<()> {
-    let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-    file.write_all((lines.join("\n") + "\n").as_bytes())?;
-    file.persist(path)?;
-    Ok(())
 }
 
 fn escape(line: &str) -> String {

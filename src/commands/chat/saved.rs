@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use phi3v::checkpoint::staging::replace_file;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::conversation::{Answer, Conversation, Exchange, Picture};
 
@@ -97,16 +97,7 @@ impl Saved {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot write {name}")),
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || -> Result<()> {
-            let mut file = NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok(())
-        };
-        write().with_context(|| format!("cannot write {name}"))
+        replace_file(path, |file| Ok(writeln!(file, "{}", serde_json::to_string_pretty(self)?)?))
     }
 
     pub(super) fn read(path: &Path) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use phi3v::engine::Generation;
 
-use crate::commands::generate::peak_memory;
+use crate::commands::generate::{peak_memory, rate};
 
 /// Counts and times of one answer, or of several.
 #[derive(Debug, Clone, Default)]
@@ -86,8 +86,6 @@ impl Figures {
     }
 
     fn describe(&self, title: &str) -> String {
-        let rate =
-            |tokens: usize, time: Duration| if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() };
         let seconds = |time: &Duration| time.as_secs_f64();
         let read = self.prompt_tokens - self.cached_tokens;
         format!(
