@@ -16,6 +16,7 @@ pub mod models;
 pub mod nn;
 pub mod processor;
 pub mod rows;
+pub mod train;
 pub mod verify;
 
 /// An error with its causes, in one line.
