@@ -19,7 +19,8 @@ pub(crate) trait Kernel: Send + Sync + Sized + 'static {
     /// that whoever calls it has checked them: a panic here ends the process.
     fn run(&self, inputs: &[View], outputs: &mut [ViewMut]);
 
-    /// The gradients with respect to the inputs, as far as there are any, from those with respect to the outputs.
+    /// The gradients with respect to the inputs, as far as there are any, from those with respect to the outputs, which
+    /// are of the outputs' types. All of them are lazy: those that nobody asked for are never computed.
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>>;
 }
 
@@ -162,10 +163,7 @@ unsafe extern "C" fn vjp<K: Kernel>(
             slice::from_raw_parts_mut(gradients, n_primals),
         )
     };
-    // Outputs are of the first input's type, and gradients should be; other primitives may hand back others.
-    let dtype = primals[0].dtype();
-    let values = cotangents.iter().map(|gradient| gradient.as_dtype(dtype)).collect::<Result<Vec<_>>>();
-    let Ok(values) = values.and_then(|cotangents| kernel.vjp(&primals, &cotangents)) else { return false };
+    let Ok(values) = kernel.vjp(&primals, &cotangents) else { return false };
     for (slot, value) in gradients.iter_mut().zip(values) {
         // The C++ side frees it in place of the Array.
         *slot = value.map_or(std::ptr::null_mut(), |array| std::mem::ManuallyDrop::new(array).as_ptr().ctx);

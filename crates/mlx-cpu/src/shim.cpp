@@ -8,6 +8,7 @@
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 
 namespace mx = mlx::core;
@@ -84,8 +85,13 @@ class Kernel : public mx::Primitive {
       const std::vector<mx::array>& primals,
       const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums,
-      const std::vector<mx::array>&) override {
-    auto in = handles(primals), ct = handles(cotangents);
+      const std::vector<mx::array>& outputs) override {
+    // Other primitives may hand back gradients of other types.
+    std::vector<mx::array> typed;
+    for (size_t i = 0; i < cotangents.size(); i++) {
+      typed.push_back(mx::astype(cotangents[i], outputs[i].dtype(), stream()));
+    }
+    auto in = handles(primals), ct = handles(typed);
     std::vector<mx::array*> gradients(primals.size(), nullptr);
     bool ok = vtable_->vjp(kernel_.get(), in.data(), in.size(), ct.data(), ct.size(), gradients.data());
     std::vector<std::unique_ptr<mx::array>> owned(gradients.begin(), gradients.end());

@@ -198,6 +198,11 @@ impl<'a> ViewMut<'a> {
         self.0.last()
     }
 
+    /// Number of vectors along the last axis.
+    pub(crate) fn num_rows(&self) -> usize {
+        self.0.num_rows()
+    }
+
     /// All elements, for many threads to write each its own.
     pub(crate) fn shared<T: Plain>(&mut self) -> SharedMut<'_, T> {
         assert_eq!(self.0.dtype, T::DTYPE);

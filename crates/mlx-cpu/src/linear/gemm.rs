@@ -157,6 +157,53 @@ impl Operands for Floats<'_> {
     }
 }
 
+/// `leftᵀ · right`, the sum of the outer products of their rows.
+pub(crate) struct Outer<'a> {
+    tiles: Tiles,
+    left: &'a Matrix<'a>,
+    right: &'a Matrix<'a>,
+    /// Rows of each.
+    len: usize,
+}
+
+impl<'a> Outer<'a> {
+    /// Of matrices that are read as `dtype`, with `len` rows each.
+    pub(crate) fn new(level: Level, dtype: Dtype, left: &'a Matrix, right: &'a Matrix, len: usize) -> Self {
+        Self { tiles: Tiles::new(level, dtype), left, right, len }
+    }
+
+    /// `y = leftᵀ · right`, `[rows, outputs]`.
+    pub(crate) fn multiply<T: Element>(&self, rows: usize, outputs: usize, y: &SharedMut<T>) {
+        multiply(self, rows, outputs, None, y);
+    }
+}
+
+impl Operands for Outer<'_> {
+    fn level(&self) -> Level {
+        self.tiles.level
+    }
+
+    fn block_rows(&self) -> usize {
+        self.tiles.rows()
+    }
+
+    fn words(&self) -> usize {
+        self.tiles.words(self.len)
+    }
+
+    fn pack_left(&self, rows: Range<usize>, block: &mut [u32]) {
+        self.tiles.pack_left_columns(self.left, 0..self.len, rows.start, rows.len(), block);
+    }
+
+    fn pack_panel(&self, columns: Range<usize>, panel: &mut [u32]) {
+        self.tiles.pack_columns(self.right, columns.start, columns.len(), self.len, panel);
+    }
+
+    fn multiply(&self, left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32]) {
+        self.tiles.multiply(left, rows, panel, tile, false);
+    }
+}
+
 /// Rows to be packed at once: equal parts, as each unpacks the weight anew, of whole blocks.
 fn parts(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(ROWS_AT_ONCE).max(1);

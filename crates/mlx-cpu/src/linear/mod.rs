@@ -23,6 +23,7 @@ pub use experts::expert_linear;
 #[cfg(test)]
 pub(crate) use experts::expert_linear_at;
 pub(crate) use format::{AffineRow, AffineRows, E2M1, E4M3, Format, Matrix, Packed as PackedView, convert, pack};
+use gemm::Outer;
 pub(crate) use gemm::{Direction, Floats};
 
 /// A matrix `[output, input]`.
@@ -113,7 +114,8 @@ pub(crate) fn is_float(dtype: Dtype) -> bool {
 /// `x`, the matrix is read in one way for one row, in another for some and in a third for many, and results may differ by
 /// float32's rounding before they are rounded to 16 bits.
 ///
-/// Differentiable with respect to `x`.
+/// Differentiable with respect to `x`, to `bias`, and to a dense weight, which may be of another type than `x`; there is no
+/// gradient with respect to a packed one.
 ///
 /// # Errors
 /// When shapes or types do not fit.
@@ -200,8 +202,49 @@ impl Kernel for Linear {
         let weight: Vec<&Array> = inputs[1..=self.format.num_arrays()].iter().collect();
         let kernel = Transposed { format: self.format, level: self.level };
         let arrays: Vec<&Array> = std::iter::once(&cotangents[0]).chain(weight).collect();
-        let gradient = ffi::apply_one(kernel, &arrays, inputs[0].shape(), inputs[0].dtype())?;
-        Ok(std::iter::once(Some(gradient)).chain(inputs[1..].iter().map(|_| None)).collect())
+        let mut gradients = vec![None; inputs.len()];
+        gradients[0] = Some(ffi::apply_one(kernel, &arrays, inputs[0].shape(), inputs[0].dtype())?);
+        if self.format == Format::Dense {
+            let (shape, dtype) = (inputs[1].shape(), inputs[1].dtype());
+            gradients[1] = Some(ffi::apply_one(OfWeight(self.level), &[&cotangents[0], &inputs[0]], shape, dtype)?);
+        }
+        if let Some(bias) = inputs.get(1 + self.format.num_arrays()) {
+            gradients[inputs.len() - 1] = Some(sum_of_rows(&cotangents[0], bias)?);
+        }
+        Ok(gradients)
+    }
+}
+
+/// The sum of the rows of `x` `[.., n]`, in float32 and then of the type of `like`, `[n]`.
+fn sum_of_rows(x: &Array, like: &Array) -> Result<Array> {
+    let rows: i32 = x.shape().iter().rev().skip(1).product();
+    let sum = x.as_dtype(Dtype::Float32)?.reshape(&[rows, like.dim(0)])?.sum_axis(0, false)?;
+    sum.as_dtype(like.dtype())
+}
+
+/// The gradient with respect to a dense weight: the sum over all rows of the outer products of the gradient with respect
+/// to the result, the first input, and `x`, the second.
+struct OfWeight(Level);
+
+impl Kernel for OfWeight {
+    const NAME: &'static CStr = c"linear_weight_gradient";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let ([gradient, x], y) = (inputs, &mut outputs[0]) else { unreachable!("two inputs") };
+        let (rows, columns, len) = (gradient.last(), x.last(), x.num_rows());
+        let (left, right) = (Matrix::dense(gradient), Matrix::dense(x));
+        with_element!(y.dtype(), T => {
+            let y = y.shared::<T>();
+            if len == 0 {
+                // SAFETY: nobody else writes here.
+                return unsafe { y.slice(0, rows * columns) }.fill(T::ZERO);
+            }
+            Outer::new(self.0, x.dtype, &left, &right, len).multiply(rows, columns, &y);
+        });
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array]) -> Result<Vec<Option<Array>>> {
+        Err(Exception::custom("linear maps have no second derivative with respect to their weight"))
     }
 }
 
