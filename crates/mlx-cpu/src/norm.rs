@@ -2,25 +2,26 @@
 
 use std::ffi::CStr;
 
-use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
 
 use crate::element::{Element, load_part, store_part, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
 use crate::linear::{current_level, is_float, to_f32};
 use crate::map::for_rows;
+use crate::pool::parallel;
 use crate::simd::{Simd, Work};
-use crate::view::{View, ViewMut};
+use crate::view::{SharedMut, View, ViewMut};
 
 /// `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich 2019, equation 4) for `x` `[.., size]` and `weight` `[size]`,
-/// computed in float32. Differentiable with respect to `x`.
+/// computed in float32. Differentiable with respect to `x` and `weight`.
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     norm(current_level()?, x, weight, None, eps)
 }
 
 /// `(x - mean(x)) / sqrt(var(x) + eps) · weight + bias` (Ba, Kiros and Hinton 2016, equation 4) for `x` `[.., size]`,
-/// `weight` and `bias` `[size]`, computed in float32. Differentiable with respect to `x`.
+/// `weight` and `bias` `[size]`, computed in float32. Differentiable with respect to all three.
 pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> Result<Array> {
     norm(current_level()?, x, weight, Some(bias), eps)
 }
@@ -64,7 +65,9 @@ impl Kernel for Norm {
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
         let (x, weight) = (&inputs[0], &inputs[1]);
         let gradient = ffi::apply_one(Gradient(*self), &[x, weight, &cotangents[0]], x.shape(), x.dtype())?;
-        Ok(std::iter::once(Some(gradient)).chain(inputs[1..].iter().map(|_| None)).collect())
+        let outputs: Vec<(&[i32], Dtype)> = inputs[1..].iter().map(|array| (array.shape(), array.dtype())).collect();
+        let others = ffi::apply(OfWeight(*self), &[x, &cotangents[0]], &outputs)?;
+        Ok(std::iter::once(gradient).chain(others).map(Some).collect())
     }
 }
 
@@ -94,6 +97,76 @@ impl Kernel for Gradient {
     }
 }
 
+/// The gradients with respect to the weight and, where there is one, the bias. Inputs: `x`, and the gradient with respect
+/// to the result.
+struct OfWeight(Norm);
+
+/// Rows that are summed up before they are added to others: the same whatever the number of threads, so that the sum is.
+const ROWS_PER_SUM: usize = 64;
+
+impl Kernel for OfWeight {
+    const NAME: &'static CStr = c"norm_weight_gradient";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let [x, gradient] = inputs else { unreachable!("two inputs") };
+        let (rows, len) = (x.num_rows(), x.last());
+        let mut sums = vec![0.0; rows.div_ceil(ROWS_PER_SUM).max(1) * 2 * len];
+        let shared = SharedMut::new(&mut sums);
+        with_element!(x.dtype, T => {
+            let (all, gradients) = (x.rows::<T>(), gradient.rows::<T>());
+            parallel(rows.div_ceil(ROWS_PER_SUM), |task| {
+                // SAFETY: each task has its own sums.
+                let (of_weight, of_bias) = unsafe { shared.slice(task * 2 * len, 2 * len) }.split_at_mut(len);
+                for row in task * ROWS_PER_SUM..rows.min((task + 1) * ROWS_PER_SUM) {
+                    let (x, gradient) = (all.get(row), gradients.get(row));
+                    self.0.level.dispatch(AddRow { norm: self.0, x, gradient, of_weight, of_bias });
+                }
+            });
+        });
+        let (total, rest) = sums.split_at_mut(2 * len);
+        for part in rest.chunks_exact(2 * len) {
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+        for (output, total) in outputs.iter_mut().zip(total.chunks_exact(len)) {
+            with_element!(output.dtype(), T => {
+                let output = output.shared::<T>();
+                // SAFETY: nobody else writes here.
+                let to = unsafe { output.slice(0, len) };
+                to.iter_mut().zip(total).for_each(|(to, total)| *to = T::from_f32(*total));
+            });
+        }
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array]) -> Result<Vec<Option<Array>>> {
+        Err(Exception::custom("norms have no second derivative"))
+    }
+}
+
+/// Adds a row's part.
+struct AddRow<'a, T> {
+    norm: Norm,
+    x: &'a [T],
+    gradient: &'a [T],
+    of_weight: &'a mut [f32],
+    of_bias: &'a mut [f32],
+}
+
+impl<T: Element> Work for AddRow<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (mean, inverse) = mean_and_inverse(s, self.norm, self.x);
+        let (mean, factor) = (s.splat(mean), s.splat(inverse));
+        let lanes = S::LANES;
+        let sums = self.of_weight.chunks_mut(lanes).zip(self.of_bias.chunks_mut(lanes));
+        for ((x, gradient), (of_weight, of_bias)) in self.x.chunks(lanes).zip(self.gradient.chunks(lanes)).zip(sums) {
+            let gradient = load_part(s, gradient);
+            store_part(s, of_weight, s.mul_add(gradient, normal(s, x, mean, factor), load_part(s, of_weight)));
+            store_part(s, of_bias, s.add(gradient, load_part(s, of_bias)));
+        }
+    }
+}
+
 struct Row<'a, T> {
     norm: Norm,
     x: &'a [T],
@@ -110,22 +183,7 @@ impl<T: Element> Work for Row<'_, T> {
         let Self { norm, x, weight, bias, gradient, to } = self;
         let lanes = S::LANES;
         let count = x.len() as f32;
-        let mut mean = 0.0;
-        if norm.centred {
-            let mut sum = s.splat(0.0);
-            for x in x.chunks(lanes) {
-                sum = s.add(sum, load_part(s, x));
-            }
-            mean = s.sum(sum) / count;
-        }
-        let mut sum = s.splat(0.0);
-        let (whole, part) = x.split_at(x.len() / lanes * lanes);
-        for x in whole.chunks_exact(lanes) {
-            let x = s.sub(load_part(s, x), s.splat(mean));
-            sum = s.mul_add(x, x, sum);
-        }
-        let squares = s.sum(sum) + part.iter().map(|x| (x.to_f32() - mean) * (x.to_f32() - mean)).sum::<f32>();
-        let inverse = 1.0 / (squares / count + norm.eps).sqrt();
+        let (mean, inverse) = mean_and_inverse(s, norm, x);
         let (mean, factor) = (s.splat(mean), s.splat(inverse));
         let Some(gradient) = gradient else {
             for (i, (x, to)) in x.chunks(lanes).zip(to.chunks_mut(lanes)).enumerate() {
@@ -155,6 +213,28 @@ impl<T: Element> Work for Row<'_, T> {
             store_part(s, to, s.mul(g, factor));
         }
     }
+}
+
+/// The mean of `x`, or 0 where it is not taken away, and one over what the rest is divided by.
+#[inline(always)]
+fn mean_and_inverse<S: Simd, T: Element>(s: S, norm: Norm, x: &[T]) -> (f32, f32) {
+    let (lanes, count) = (S::LANES, x.len() as f32);
+    let mut mean = 0.0;
+    if norm.centred {
+        let mut sum = s.splat(0.0);
+        for x in x.chunks(lanes) {
+            sum = s.add(sum, load_part(s, x));
+        }
+        mean = s.sum(sum) / count;
+    }
+    let mut sum = s.splat(0.0);
+    let (whole, part) = x.split_at(x.len() / lanes * lanes);
+    for x in whole.chunks_exact(lanes) {
+        let x = s.sub(load_part(s, x), s.splat(mean));
+        sum = s.mul_add(x, x, sum);
+    }
+    let squares = s.sum(sum) + part.iter().map(|x| (x.to_f32() - mean) * (x.to_f32() - mean)).sum::<f32>();
+    (mean, 1.0 / (squares / count + norm.eps).sqrt())
 }
 
 #[inline(always)]
