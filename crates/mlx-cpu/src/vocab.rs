@@ -6,17 +6,18 @@ use std::ffi::CStr;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
-use crate::element::{Element, with_element};
+use crate::element::{Element, load_part, store_part, with_element};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
-use crate::linear::{Format, Matrix, Weight, current_level, is_float, is_index};
+use crate::linear::{Format, Matrix, Weight, convert, current_level, is_float, is_index};
 use crate::map::for_rows;
 use crate::pool::parallel;
+use crate::scratch::{Scratch, as_floats};
 use crate::simd::{Simd, Work};
 use crate::view::{View, ViewMut};
 
 /// The rows `ids` `[..]` of `table` `[rows, size]` as floats of type `dtype`, `[.., size]`; zeros for numbers that are no
-/// row.
+/// row. Differentiable with respect to a dense table.
 pub fn embedding(ids: &Array, table: Weight, dtype: Dtype) -> Result<Array> {
     embedding_at(current_level()?, ids, table, dtype)
 }
@@ -57,8 +58,76 @@ impl Kernel for Embedding {
         });
     }
 
+    fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
+        let mut gradients = vec![None; inputs.len()];
+        if self.format == Format::Dense {
+            let (ids, table) = (&inputs[0], &inputs[1]);
+            let kernel = OfTable(self.level);
+            gradients[1] = Some(ffi::apply_one(kernel, &[ids, &cotangents[0]], table.shape(), table.dtype())?);
+        }
+        Ok(gradients)
+    }
+}
+
+/// The gradient with respect to a table, whose every row is the sum of the gradients with respect to its copies, in their
+/// order. Inputs: the ids, and the gradient with respect to the result.
+struct OfTable(Level);
+
+impl Kernel for OfTable {
+    const NAME: &'static CStr = c"embedding_gradient";
+
+    fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let (ids, gradient, y) = (inputs[0].to_slice::<i32>(), Matrix::dense(&inputs[1]), &mut outputs[0]);
+        let (rows, size) = (y.num_rows(), y.last());
+        let mut places: Vec<(usize, usize)> = ids
+            .iter()
+            .enumerate()
+            .filter_map(|(place, &id)| Some((usize::try_from(id).ok().filter(|id| *id < rows)?, place)))
+            .collect();
+        places.sort_unstable();
+        with_element!(y.dtype(), T => {
+            let y = y.shared::<T>();
+            for_rows(rows, size, |row| {
+                // SAFETY: each row is written by one task.
+                let to = unsafe { y.slice(row * size, size) };
+                let start = places.partition_point(|(id, _)| *id < row);
+                let end = start + places[start..].partition_point(|(id, _)| *id == row);
+                self.0.dispatch(SumRows { matrix: &gradient, rows: &places[start..end], to });
+            });
+        });
+    }
+
     fn vjp(&self, _: &[Array], _: &[Array]) -> Result<Vec<Option<Array>>> {
-        Err(Exception::custom("tables are not trained here"))
+        Err(Exception::custom("tables have no second derivative"))
+    }
+}
+
+/// The sum of those rows of a matrix that come second in `rows`.
+struct SumRows<'a, T> {
+    matrix: &'a Matrix<'a>,
+    rows: &'a [(usize, usize)],
+    to: &'a mut [T],
+}
+
+impl<T: Element> Work for SumRows<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { matrix, rows, to } = self;
+        // Most rows of a vocabulary are in no text.
+        if let [] = rows {
+            return to.fill(T::ZERO);
+        }
+        let mut scratch = Scratch::new(2 * to.len());
+        let (sums, read) = as_floats(&mut scratch).split_at_mut(to.len());
+        sums.fill(0.0);
+        for (_, row) in rows {
+            matrix.read(s, *row, 0, read);
+            for (sum, x) in sums.chunks_mut(S::LANES).zip(read.chunks(S::LANES)) {
+                store_part(s, sum, s.add(load_part(s, sum), load_part(s, x)));
+            }
+        }
+        convert(s, sums, to);
     }
 }
 

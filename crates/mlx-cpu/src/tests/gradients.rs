@@ -12,6 +12,7 @@ use crate::linear::linear_at;
 use crate::map::{Map, map};
 use crate::norm::norm;
 use crate::rope::rope_at;
+use crate::vocab::embedding_at;
 use crate::{Activation, Mask, Weight};
 
 type Function<'a> = &'a dyn Fn(&[Array]) -> Result<Array>;
@@ -25,15 +26,33 @@ fn gradients(function: Function, inputs: &[Array], cotangent: &Array) -> Vec<Arr
 fn compare(name: &str, shapes: &[&[i32]], ours: &dyn Fn(Level, &[Array]) -> Result<Array>, plain: Function) {
     for dtype in FLOATS {
         let inputs: Vec<Array> = shapes.iter().map(|shape| random(shape, dtype)).collect();
-        let exact_inputs: Vec<Array> = inputs.iter().map(|input| input.as_dtype(Dtype::Float32).unwrap()).collect();
-        let cotangent = random(plain(&exact_inputs).unwrap().shape(), dtype);
-        let exact = gradients(plain, &exact_inputs, &cotangent.as_dtype(Dtype::Float32).unwrap());
-        for level in levels() {
-            let got = gradients(&|inputs| ours(level, inputs), &inputs, &cotangent);
-            for (i, (got, exact)) in got.iter().zip(&exact).enumerate() {
-                assert_eq!((got.shape(), got.dtype()), (inputs[i].shape(), dtype));
-                assert_near(got, &to_f64(exact), &(name, level, dtype, i));
-            }
+        compare_at(name, &inputs, ours, plain);
+    }
+}
+
+/// [`compare`] where the first input and the others may be of different types: the result is of the first's.
+fn compare_mixed(name: &str, shapes: &[&[i32]], ours: &dyn Fn(Level, &[Array]) -> Result<Array>, plain: Function) {
+    for (first, others) in FLOATS.into_iter().flat_map(|first| FLOATS.map(|others| (first, others))) {
+        let dtype = |i| if i == 0 { first } else { others };
+        let inputs: Vec<Array> = shapes.iter().enumerate().map(|(i, shape)| random(shape, dtype(i))).collect();
+        compare_at(name, &inputs, ours, plain);
+    }
+}
+
+fn compare_at(name: &str, inputs: &[Array], ours: &dyn Fn(Level, &[Array]) -> Result<Array>, plain: Function) {
+    let exact_inputs: Vec<Array> = inputs.iter().map(|input| input.as_dtype(Dtype::Float32).unwrap()).collect();
+    let exact_result = plain(&exact_inputs).unwrap();
+    let cotangent = random(exact_result.shape(), inputs[0].dtype());
+    let exact = gradients(plain, &exact_inputs, &cotangent.as_dtype(Dtype::Float32).unwrap());
+    let types: Vec<Dtype> = inputs.iter().map(Array::dtype).collect();
+    for level in levels() {
+        let result = ours(level, inputs).unwrap();
+        assert_eq!(result.dtype(), types[0]);
+        assert_near(&result, &to_f64(&exact_result), &(name, level, &types));
+        let got = gradients(&|inputs| ours(level, inputs), inputs, &cotangent);
+        for (i, (got, exact)) in got.iter().zip(&exact).enumerate() {
+            assert_eq!((got.shape(), got.dtype()), (inputs[i].shape(), types[i]));
+            assert_near(got, &to_f64(exact), &(name, level, &types, i));
         }
     }
 }
@@ -45,12 +64,71 @@ fn of_linear_maps() {
     for shape in [[1, 128], [21, 128]] {
         compare("dense", &[&shape], &|level, x| linear_at(level, &x[0], Weight::Dense(&weight), Some(&bias)), &dense);
     }
+    let all = |x: &[Array]| x[0].matmul(x[1].t())?.add(&x[2]);
+    for (rows, outputs, inputs) in [([1, 1], 50, 128), ([3, 7], 50, 37), ([1, 70], 8, 96), ([2, 60], 129, 5)] {
+        let shapes: [&[i32]; 3] = [&[rows[0], rows[1], inputs], &[outputs, inputs], &[outputs]];
+        let ours = |level, x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
+        compare_mixed("with respect to all", &shapes, &ours, &all);
+    }
     for (mode, bits, group_size) in [(Mode::Affine, 4, 64), (Mode::Affine, 3, 32), (Mode::Mxfp8, 8, 32)] {
         let packed = Packed::quantize(&weight, group_size, bits, mode).unwrap();
         let plain = packed.dequantize(Dtype::Float32).unwrap();
         compare("packed", &[&[2, 7, 128]], &|level, x| linear_at(level, &x[0], Weight::Packed(&packed), None), &|x| {
             x[0].matmul(plain.t())
         });
+        let shapes: [&[i32]; 2] = [&[2, 7, 128], &[50]];
+        let ours = |level, x: &[Array]| linear_at(level, &x[0], Weight::Packed(&packed), Some(&x[1]));
+        compare("with respect to the bias", &shapes, &ours, &|x| x[0].matmul(plain.t())?.add(&x[1]));
+    }
+    // Views of other arrays, and no rows at all.
+    let (x, weight) = (random(&[64, 21], Dtype::Bfloat16), random(&[30, 64], Dtype::Bfloat16));
+    let turned = |x: &[Array]| Ok([x[0].t(), x[1].contiguous()?]);
+    let ours =
+        |level, x: &[Array]| turned(x).and_then(|[x, weight]| linear_at(level, &x, Weight::Dense(&weight), None));
+    compare_at("turned", &[x, weight.clone()], &ours, &|x| x[0].t().matmul(x[1].t()));
+    for level in levels() {
+        let nothing = [random(&[0, 64], Dtype::Bfloat16), weight.clone(), random(&[30], Dtype::Float32)];
+        let ours = |x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
+        let got = gradients(&ours, &nothing, &random(&[0, 30], Dtype::Bfloat16));
+        assert_eq!(got[0].shape(), [0, 64]);
+        assert!(got[1..].iter().all(|gradient| to_f64(gradient).iter().all(|x| *x == 0.0)));
+    }
+}
+
+/// Sums over all rows, in 16 bits as well, at a size where 16-bit sums would be far off.
+#[test]
+fn of_weights_over_many_rows() {
+    let all = |x: &[Array]| x[0].matmul(x[1].t())?.add(&x[2]);
+    let shapes: [&[i32]; 3] = [&[1500, 24], &[40, 24], &[40]];
+    let ours = |level, x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
+    compare_mixed("linear", &shapes, &ours, &all);
+    let shapes: [&[i32]; 3] = [&[2, 301, 24], &[24], &[24]];
+    compare_mixed("layer", &shapes, &|level, x| norm(level, &x[0], &x[1], Some(&x[2]), 1e-3), &|x| {
+        layer_norm(&x[0])?.multiply(&x[1])?.add(&x[2])
+    });
+}
+
+#[test]
+fn of_embeddings() {
+    let ids = Array::from_slice(&[3_i32, 19, 0, 3, 20, 3, -1, 7], &[2, 4]);
+    let (table, results) = ([20, 37], [Dtype::Float32, Dtype::Bfloat16]);
+    // What is no row is one of zeros, and has no gradient.
+    let clipped = Array::from_slice(&[3_i32, 19, 0, 3, 20, 3, 20, 7], &[2, 4]);
+    let plain = |x: &[Array]| {
+        let zeros = Array::zeros::<f32>(&[1, 37])?;
+        concatenate(&[x[0].clone(), zeros], 0)?.take_axis(&clipped, 0)
+    };
+    for (dtype, result) in FLOATS.into_iter().flat_map(|dtype| results.map(|result| (dtype, result))) {
+        let table = [random(&table, dtype)];
+        let cotangent = random(&[2, 4, 37], result);
+        let exact_table = [table[0].as_dtype(Dtype::Float32).unwrap()];
+        let exact = gradients(&plain, &exact_table, &cotangent.as_dtype(Dtype::Float32).unwrap());
+        for level in levels() {
+            let ours = |x: &[Array]| embedding_at(level, &ids, Weight::Dense(&x[0]), result);
+            let got = gradients(&ours, &table, &cotangent);
+            assert_eq!((got[0].shape(), got[0].dtype()), (table[0].shape(), dtype));
+            assert_near(&got[0], &to_f64(&exact[0]), &(level, dtype, result));
+        }
     }
 }
 
@@ -86,14 +164,22 @@ fn of_attention() {
 
 #[test]
 fn of_norms() {
-    let (weight, bias) = (random(&[70], Dtype::Float32), random(&[70], Dtype::Float32));
-    let normal = |x: &Array| x.multiply(rsqrt(&x.square()?.mean_axis(-1, true)?.add(Array::from_f32(1e-3))?)?);
-    compare("rms", &[&[3, 70]], &|level, x| norm(level, &x[0], &weight, None, 1e-3), &|x| {
-        normal(&x[0])?.multiply(&weight)
-    });
-    compare("layer", &[&[3, 70]], &|level, x| norm(level, &x[0], &weight, Some(&bias), 1e-3), &|x| {
-        normal(&x[0].subtract(x[0].mean_axis(-1, true)?)?)?.multiply(&weight)?.add(&bias)
-    });
+    for shape in [[3, 70], [130, 5]] {
+        let one: [i32; 1] = [shape[1]];
+        compare_mixed("rms", &[&shape, &one], &|level, x| norm(level, &x[0], &x[1], None, 1e-3), &|x| {
+            rms_norm(&x[0])?.multiply(&x[1])
+        });
+        let ours = |level, x: &[Array]| norm(level, &x[0], &x[1], Some(&x[2]), 1e-3);
+        compare_mixed("layer", &[&shape, &one, &one], &ours, &|x| layer_norm(&x[0])?.multiply(&x[1])?.add(&x[2]));
+    }
+}
+
+fn rms_norm(x: &Array) -> Result<Array> {
+    x.multiply(rsqrt(&x.square()?.mean_axis(-1, true)?.add(Array::from_f32(1e-3))?)?)
+}
+
+fn layer_norm(x: &Array) -> Result<Array> {
+    rms_norm(&x.subtract(x.mean_axis(-1, true)?)?)
 }
 
 fn turned(x: &Array, wavelengths: &Array, gain: f32, offset: i32) -> Result<Array> {
