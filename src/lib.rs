@@ -4,6 +4,7 @@
 //! [`checkpoint`] tensors out of [`nn`] layers turns them into logits, [`engine`] runs the loop and makes text of it.
 //! Nothing here prints or ends the process.
 
+pub mod adapter;
 pub mod cache;
 pub mod calibration;
 pub mod checkpoint;

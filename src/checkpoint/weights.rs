@@ -16,6 +16,7 @@ use mlx_quantized::Packed;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
 use super::config::{Quantization, QuantizedAs, parse, read_json};
@@ -454,15 +455,20 @@ fn header(map: &MappedFile, shard: usize, remap: Remap) -> Result<Vec<(String, S
     let mut tensors = Vec::new();
     for (stored_name, info) in metadata.tensors() {
         let Some(name) = (remap.rename)(&stored_name) else { continue };
-        let dtype = mlx_dtype(info.dtype)
-            .ok_or_else(|| anyhow!("{stored_name} is of type {:?}, which MLX does not have", info.dtype))?;
-        let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>();
-        let shape = shape.map_err(|_| anyhow!("{stored_name} has the shape {:?}, too large for MLX", info.shape))?;
-        let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+        let (dtype, shape, bytes) = place(&stored_name, info, data)?;
         let transpose = (remap.transpose)(&name, &shape);
         tensors.push((name, Stored { shard, bytes, dtype, shape, transpose, coarse: false }));
     }
     Ok(tensors)
+}
+
+/// Type, shape and place in the file of a tensor, where tensors begin at the byte `data`.
+pub(crate) fn place(name: &str, info: &TensorInfo, data: usize) -> Result<(Dtype, Vec<i32>, Range<usize>)> {
+    let dtype =
+        mlx_dtype(info.dtype).ok_or_else(|| anyhow!("{name} is of type {:?}, which MLX does not have", info.dtype))?;
+    let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>();
+    let shape = shape.map_err(|_| anyhow!("{name} has the shape {:?}, too large for MLX", info.shape))?;
+    Ok((dtype, shape, data + info.data_offsets.0..data + info.data_offsets.1))
 }
 
 /// MLX's name of a type of numbers, if it has such.
@@ -486,16 +492,18 @@ pub fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
     })
 }
 
-fn damaged(path: &Path) -> String {
+/// What is said of a file that is not what its header says.
+pub(crate) fn damaged(path: &Path) -> String {
     format!("{} is damaged or incomplete; fetch it again", path.display())
 }
 
-fn count(names: &[String]) -> String {
+/// How many tensors.
+pub(crate) fn count(names: &[String]) -> String {
     format!("{} tensor{}", names.len(), if names.len() == 1 { "" } else { "s" })
 }
 
 /// The first five, and how many more.
-fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let more = names.len().saturating_sub(SHOWN);
     let shown = names[..names.len() - more].join(", ");

@@ -1,0 +1,238 @@
+//! What fine-tuning changed of a model: low-rank changes of linear maps, or whole tensors, read from and written to the
+//! folders of mlx-lm, mlx-vlm, Phi-3-Vision-MLX and PEFT.
+//!
+//! A linear map with the weight W `[output, input]` becomes with LoRA y = Wx + scale · B(Ax), and with DoRA
+//! y = m ∘ (Wx + scale · B(Ax)) / ‖W + scale · BA‖, the norm taken of every row.
+
+mod folder;
+mod mlx;
+mod peft;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use mlx_rs::{Array, Dtype};
+use serde_json::{Map, Value};
+
+use crate::checkpoint::config::read_json;
+use crate::checkpoint::weights::{count, list};
+
+/// The configuration file, which all formats have.
+const CONFIG: &str = "adapter_config.json";
+
+/// A low-rank change of one linear map: y += scale · B(Ax), or DoRA's. All arrays are float32, laid out as torch's.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// `[rank, input]`
+    pub a: Array,
+    /// `[output, rank]`
+    pub b: Array,
+    /// What the product is multiplied by: the α / rank of those who train with α.
+    pub scale: f32,
+    /// DoRA's m, the lengths of the rows of the weight, `[output]`.
+    pub magnitude: Option<Array>,
+}
+
+impl LowRank {
+    /// Columns of B.
+    pub fn rank(&self) -> i32 {
+        self.b.shape().last().copied().unwrap_or_default()
+    }
+
+    /// scale · B · A, `[output, input]`, float32.
+    pub fn delta(&self) -> Result<Array> {
+        Ok(self.b.matmul(&self.a)?.multiply(Array::from_f32(self.scale))?)
+    }
+
+    /// The weight that does what `weight` does together with this change, both `[output, input]`; float32.
+    ///
+    /// W + delta, and of DoRA m / ‖W + delta‖ · (W + delta) (Liu et al. 2024, equation 5).
+    ///
+    /// # Errors
+    /// When the weight is of another shape.
+    pub fn merged(&self, weight: &Array) -> Result<Array> {
+        let delta = self.delta()?;
+        ensure!(
+            weight.shape() == delta.shape(),
+            "a change of a weight {:?} does not fit one of the shape {:?}",
+            delta.shape(),
+            weight.shape()
+        );
+        let changed = weight.as_dtype(Dtype::Float32)?.add(delta)?;
+        let Some(magnitude) = &self.magnitude else { return Ok(changed) };
+        let lengths = changed.square()?.sum_axis(1, true)?.sqrt()?;
+        Ok(changed.multiply(magnitude.reshape(&[-1, 1])?.divide(lengths)?)?)
+    }
+
+    /// That the shapes are those of one map.
+    fn check(&self) -> Result<()> {
+        let (a, b) = (self.a.shape(), self.b.shape());
+        let &[rank, _] = a else { bail!("A is of the shape {a:?}; two axes are expected") };
+        let &[output, columns] = b else { bail!("B is of the shape {b:?}; two axes are expected") };
+        ensure!(rank == columns, "A is of rank {rank}, B of rank {columns}");
+        ensure!(!a.contains(&0) && !b.contains(&0), "A {a:?} and B {b:?} are empty");
+        if let Some(magnitude) = self.magnitude.as_ref().map(Array::shape) {
+            ensure!(magnitude == [output], "the magnitude is of the shape {magnitude:?}; [{output}] is expected");
+        }
+        ensure!(self.scale.is_finite(), "the scale is {}", self.scale);
+        Ok(())
+    }
+}
+
+/// How a model was fine-tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FineTuneType {
+    /// Low-rank changes.
+    Lora,
+    /// Low-rank changes of the direction, and the magnitude.
+    Dora,
+    /// Whole tensors.
+    Full,
+}
+
+/// The layout of an adapter's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `adapters.safetensors` with `PATH.lora_a` `[input, rank]` and `PATH.lora_b` `[rank, output]`.
+    ///
+    /// There is one rank and one scale for all: of lower ranks A and B are filled up with zeros, and where scales differ
+    /// they become part of B.
+    MlxLm,
+    /// The same with what mlx-vlm wants in the configuration; since its version 0.6.
+    MlxVlm,
+    /// `adapter_model.safetensors` of Hugging Face's PEFT.
+    ///
+    /// Whole tensors beside low-rank changes are its `modules_to_save`; it cannot hold them alone.
+    Peft,
+}
+
+/// What a configuration says that is worth keeping.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct About {
+    /// The model that was fine-tuned: a repository's name or a folder.
+    pub base_model: Option<String>,
+    /// The share of inputs that were dropped in training.
+    pub dropout: f32,
+    /// How many of the last layers were fine-tuned; less than one for all.
+    pub num_layers: Option<i64>,
+}
+
+/// What fine-tuning changed of a model.
+#[derive(Debug, Clone, Default)]
+pub struct Adapter {
+    /// By the path of the linear map: `model.layers.0.self_attn.qkv_proj`.
+    pub modules: BTreeMap<String, LowRank>,
+    /// Whole tensors in the place of the model's, by their names in the checkpoint and in the type in which they are
+    /// stored: of full fine-tuning, or PEFT's `modules_to_save`. Axes are in the order of whose file it is.
+    pub tensors: BTreeMap<String, Array>,
+    /// How it was made.
+    pub about: About,
+}
+
+impl Adapter {
+    /// Reads an adapter's folder, whose configuration tells the format.
+    ///
+    /// Legacy files of mlx-vlm count α / rank as the scale, as mlx-vlm does since 0.5. Those of versions before had
+    /// α itself, and nothing in them tells: their `alpha` must be multiplied by the rank.
+    ///
+    /// # Errors
+    /// When the folder lacks a file, a tensor is not understood or has no counterpart, shapes contradict one another or
+    /// the configuration, or the configuration asks for what is not done here.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        let config = read_json(&path)?
+            .with_context(|| format!("{} has no {CONFIG}: it is not an adapter's folder", folder.display()))?;
+        let adapter = match config.get("peft_type") {
+            Some(_) => peft::read(folder, &config),
+            None => mlx::read(folder, &config),
+        };
+        let adapter = adapter.with_context(|| folder.display().to_string())?;
+        adapter.check().with_context(|| folder.display().to_string())?;
+        Ok(adapter)
+    }
+
+    /// Writes the adapter's folder: a new one appears whole or not at all, and in one that is there, the two files are
+    /// replaced. Low-rank changes become float32. `extra` goes into the configuration, where it does not have the key.
+    ///
+    /// # Errors
+    /// When the format cannot hold the adapter, the folder holds something else, or writing fails.
+    pub fn write(&self, folder: &Path, format: Format, extra: &Map<String, Value>) -> Result<()> {
+        self.check()?;
+        let files = match format {
+            Format::MlxLm | Format::MlxVlm => mlx::files(self, format),
+            Format::Peft => peft::files(self),
+        };
+        folder::write(folder, files?, extra)
+    }
+
+    /// The change of the linear map at `path`.
+    pub fn get(&self, path: &str) -> Option<&LowRank> {
+        self.modules.get(path)
+    }
+
+    /// How the model was fine-tuned.
+    pub fn fine_tune_type(&self) -> FineTuneType {
+        match self.modules.values().next() {
+            None => FineTuneType::Full,
+            Some(LowRank { magnitude: None, .. }) => FineTuneType::Lora,
+            Some(LowRank { magnitude: Some(_), .. }) => FineTuneType::Dora,
+        }
+    }
+
+    /// Gives modules and tensors the names that the model has for them, where other programs put it below
+    /// `language_model` or the like. `known` is asked for paths of linear maps and names of tensors.
+    ///
+    /// # Errors
+    /// When the model has none such, or two become the same. The adapter is then as it was.
+    pub fn rename(&mut self, known: impl Fn(&str) -> bool) -> Result<()> {
+        let names: Vec<&String> = self.modules.keys().chain(self.tensors.keys()).collect();
+        let renamed: Vec<Option<String>> = names.iter().map(|name| resolve(name, &known)).collect();
+        let unknown = names.iter().zip(&renamed).filter(|(_, to)| to.is_none());
+        let unknown: Vec<String> = unknown.map(|(&name, _)| name.clone()).collect();
+        ensure!(unknown.is_empty(), "the adapter changes what the model does not have: {}", list(&unknown));
+        let mut sorted: Vec<String> = renamed.into_iter().flatten().collect();
+        let (paths, tensors) = sorted.split_at_mut(self.modules.len());
+        let modules = rekeyed(&self.modules, paths)?;
+        self.tensors = rekeyed(&self.tensors, tensors)?;
+        self.modules = modules;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.modules.is_empty() || !self.tensors.is_empty(), "the adapter changes nothing");
+        for (path, change) in &self.modules {
+            change.check().with_context(|| path.clone())?;
+        }
+        let with = |has: bool| self.modules.iter().find(move |(_, change)| change.magnitude.is_some() == has);
+        if let (Some((dora, _)), Some((lora, _))) = (with(true), with(false)) {
+            bail!("{dora} has DoRA's magnitude, {lora} has not; all must be of one kind");
+        }
+        Ok(())
+    }
+}
+
+/// The model's name for what another program calls `name`.
+fn resolve(name: &str, known: impl Fn(&str) -> bool) -> Option<String> {
+    let below = |prefix: &str| name.strip_prefix(prefix);
+    let candidates = [
+        Some(name.to_owned()),
+        below("language_model.").map(str::to_owned),
+        below("model.language_model.").map(|rest| format!("model.{rest}")),
+        below("model.language_model.").map(str::to_owned),
+        below("language_model.").map(|rest| format!("model.{rest}")),
+        below("model.").map(str::to_owned),
+    ];
+    candidates.into_iter().flatten().find(|candidate| known(candidate))
+}
+
+fn rekeyed<T: Clone>(map: &BTreeMap<String, T>, names: &[String]) -> Result<BTreeMap<String, T>> {
+    let mut rekeyed = BTreeMap::new();
+    for ((old, value), name) in map.iter().zip(names) {
+        if rekeyed.insert(name.clone(), value.clone()).is_some() {
+            bail!("the adapter changes {name} twice, once as {old}");
+        }
+    }
+    Ok(rekeyed)
+}
