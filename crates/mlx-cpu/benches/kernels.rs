@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use mlx_cpu::{Activation, Block, CachedRow, Mask, Weight};
 use mlx_cpu::{
-    activation, add, attention, cached_attention, dequantize, gated, layer_norm, linear, quantize, rms_norm, rope,
+    activation, add, attention, cached_attention, dequantize, embedding, gated, layer_norm, linear, quantize, rms_norm,
+    rope,
 };
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::ops::indexing::IndexOp;
@@ -32,6 +33,7 @@ fn main() {
         }
     };
     linears(&bench);
+    training(&bench);
     attentions(&bench);
     elementwise(&bench);
     packing(&bench);
@@ -114,6 +116,76 @@ fn linears(bench: Bench) {
             });
         }
     }
+}
+
+/// What a gradient costs: a kernel alone, as gradients that nobody asked for are not computed.
+fn gradient(inputs: &[Array], wanted: &[usize], function: impl Fn(&[Array]) -> Array) -> Vec<Array> {
+    let result = function(inputs);
+    let cotangent = random(result.shape(), result.dtype());
+    let wanted_inputs: Vec<Array> = wanted.iter().map(|&i| inputs[i].clone()).collect();
+    let function = |some: &[Array]| {
+        let mut all = inputs.to_vec();
+        wanted.iter().zip(some).for_each(|(&i, input)| all[i] = input.clone());
+        Ok(vec![function(&all)])
+    };
+    mlx_rs::transforms::fallible_vjp(function, &wanted_inputs, &[cotangent]).unwrap().1
+}
+
+/// Forward and gradients at 1024 rows: of a packed matrix, and of the two narrow ones that adapt it (LoRA).
+fn training(bench: Bench) {
+    let rows = 1024;
+    let peak = Peak::products(Dtype::Bfloat16);
+    let packed = random_packed(16384, 3072, 4);
+    let flops =
+        |rows: i32, outputs: i32, inputs: i32| 2.0 * [rows, outputs, inputs].map(f64::from).iter().product::<f64>();
+    let [x, dense] = [[rows, 3072], [16384, 3072]].map(|shape| random(&shape, Dtype::Bfloat16));
+    let of_packed = |x: &[Array]| linear(&x[0], Weight::Packed(&packed), None).unwrap();
+    let of_dense = |x: &[Array]| linear(&x[0], Weight::Dense(&x[1]), None).unwrap();
+    let work = flops(rows, 16384, 3072);
+    bench("train: gate_up_proj 4 bits", work, peak, &|_| of_packed(&[x.clone()]));
+    differentiate(bench, "train: gate_up_proj 4 bits", work, peak, &[x.clone()], &[0], &of_packed);
+    let inputs = [x, dense];
+    bench("train: gate_up_proj Bfloat16", work, peak, &|_| of_dense(&inputs));
+    differentiate(bench, "train: gate_up_proj Bfloat16", work, peak, &inputs, &[0], &of_dense);
+    differentiate(bench, "train: gate_up_proj Bfloat16", work, peak, &inputs, &[1], &of_dense);
+    for (name, outputs, inputs) in [("train: LoRA A", 8, 3072), ("train: LoRA B", 16384, 8)] {
+        let work = flops(rows, outputs, inputs);
+        let inputs = [[rows, inputs], [outputs, inputs]].map(|shape| random(&shape, Dtype::Float32));
+        bench(name, work, Peak::Float32, &|_| of_dense(&inputs));
+        differentiate(bench, name, work, Peak::Float32, &inputs, &[0], &of_dense);
+        differentiate(bench, name, work, Peak::Float32, &inputs, &[1], &of_dense);
+    }
+    let [q, k, v] = [0; 3].map(|_| random(&[1, 32, rows, 96], Dtype::Bfloat16));
+    let attend = |x: &[Array]| attention(&x[0], &x[1], &x[2], 0.1, Mask::Causal).unwrap();
+    let work = 2.0 * 32.0 * f64::from(rows) * f64::from(rows) * 96.0;
+    let inputs = [q, k, v];
+    bench("train: Phi-3 attention", work, peak, &|_| attend(&inputs));
+    // Five products where the forward pass has two.
+    differentiate(bench, "train: Phi-3 attention", 2.5 * work, peak, &inputs, &[0, 1, 2], &attend);
+    let x = random(&[rows, 3072], Dtype::Bfloat16);
+    let norm = |x: &[Array]| rms_norm(&x[0], &x[1], 1e-5).unwrap();
+    let inputs = [x, random(&[3072], Dtype::Bfloat16)];
+    let bytes = 2.0 * f64::from(rows) * 3072.0;
+    differentiate(bench, "train: rms_norm", 3.0 * bytes, Peak::Read, &inputs, &[0], &norm);
+    differentiate(bench, "train: rms_norm", 2.0 * bytes, Peak::Read, &inputs, &[1], &norm);
+    let ids = Array::from_iter((0..rows).map(|i| i * 31 % 32064), &[rows]);
+    let embed = |x: &[Array]| embedding(&ids, Weight::Dense(&x[0]), Dtype::Bfloat16).unwrap();
+    let table = [random(&[32064, 3072], Dtype::Bfloat16)];
+    differentiate(bench, "train: embedding", 2.0 * 32064.0 * 3072.0, Peak::Read, &table, &[0], &embed);
+}
+
+/// Measures the gradients with respect to the inputs `wanted`.
+fn differentiate(
+    bench: Bench,
+    name: &str,
+    work: f64,
+    peak: Peak,
+    inputs: &[Array],
+    wanted: &[usize],
+    function: &dyn Fn(&[Array]) -> Array,
+) {
+    let name = format!("{name}, gradient {wanted:?}");
+    bench(&name, work, peak, &|_| gradient(inputs, wanted, function).remove(0));
 }
 
 /// Random numbers in MLX's affine form; packing real ones takes MLX minutes.
