@@ -1,6 +1,6 @@
 //! The command line: the tree of commands and the groups of arguments that several share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
 use mlx_quantized::Mode;
@@ -85,8 +85,30 @@ pub(crate) struct ModelArgs {
     /// Numbers in which to compute
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub(crate) dtype: DtypeArg,
+    /// Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT
+    ///
+    /// Repeat it for several, which add up. With a weight, such as style:0.5, so much of the change is made.
+    #[arg(long = "adapter", value_name = "FOLDER[:WEIGHT]", value_parser = adapter)]
+    pub(crate) adapters: Vec<AdapterArg>,
     #[command(flatten)]
     pub(crate) cpu: CpuArgs,
+}
+
+/// An adapter's folder, and how much of its change is made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AdapterArg {
+    pub(crate) folder: PathBuf,
+    pub(crate) weight: f32,
+}
+
+fn adapter(text: &str) -> Result<AdapterArg, String> {
+    let split = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
+    // A drive's letter is no weight's folder.
+    let Some((folder, weight)) = split.filter(|(folder, weight)| !folder.is_empty() && !weight.contains(['/', '\\'])) else {
+        return Ok(AdapterArg { folder: text.into(), weight: 1.0 });
+    };
+    let weight = finite(weight).map_err(|_| format!("after the colon a weight is expected, such as {folder}:0.5"))?;
+    Ok(AdapterArg { folder: folder.into(), weight })
 }
 
 /// How much of the CPU
@@ -210,6 +232,10 @@ pub(crate) fn share(text: &str) -> Result<f32, String> {
     number(text, "a number above 0 and up to 1", |x| x > 0.0 && x <= 1.0)
 }
 
+pub(crate) fn share_below_one(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))
+}
+
 pub(crate) fn share_or_zero(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
@@ -261,7 +287,7 @@ pub(crate) struct EngineArgs {
     pub(crate) memory_limit: Option<usize>,
 }
 
-fn bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     let upper = text.to_ascii_uppercase();
     let number = upper.strip_suffix('B').unwrap_or(&upper);
     let units = [('K', 1e3), ('M', 1e6), ('G', 1e9)];

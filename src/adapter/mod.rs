@@ -4,6 +4,7 @@
 //! A linear map with the weight W `[output, input]` becomes with LoRA y = Wx + scale · B(Ax), and with DoRA
 //! y = m ∘ (Wx + scale · B(Ax)) / ‖W + scale · BA‖, the norm taken of every row.
 
+mod fit;
 mod folder;
 mod mlx;
 mod peft;
@@ -30,7 +31,7 @@ pub struct LowRank {
     pub b: Array,
     /// What the product is multiplied by: the α / rank of those who train with α.
     pub scale: f32,
-    /// DoRA's m, the lengths of the rows of the weight, `[output]`.
+    /// DoRA's m, the lengths of the rows of the weight, `[output]`; an empty one until the weight is loaded.
     pub magnitude: Option<Array>,
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use mlx_rs::Array;
 use sha2::{Digest, Sha256};
 
-use super::file::{self, Contents};
+use crate::checkpoint::arrays::{self, Contents};
 use crate::checkpoint::identity::hex;
 use crate::models::Model;
 use crate::processor::Tiles;
@@ -121,7 +121,7 @@ impl Folder {
     fn get(&self, key: ImageKey, image_tokens: usize) -> Result<Option<Array>> {
         let path = self.path_of(key);
         // What cannot be used is made anew, and replaced.
-        let Some(mut contents) = file::read(&path).ok().flatten() else { return Ok(None) };
+        let Some(mut contents) = arrays::read(&path).ok().flatten() else { return Ok(None) };
         let features = contents.arrays.remove("features");
         let fits = |features: &Array| {
             let shape = features.shape();
@@ -135,7 +135,7 @@ impl Folder {
 
     fn put(&self, key: ImageKey, features: &Array) -> Result<()> {
         let arrays = BTreeMap::from([("features".to_owned(), features.clone())]);
-        file::write(&self.path_of(key), &Contents { metadata: HashMap::new(), arrays })?;
+        arrays::write(&self.path_of(key), &Contents { metadata: HashMap::new(), arrays })?;
         self.shrink()
     }
 

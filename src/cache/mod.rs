@@ -5,7 +5,6 @@
 
 mod block;
 mod features;
-mod file;
 mod prefix;
 mod saved;
 

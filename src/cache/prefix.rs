@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, Contents};
+use crate::checkpoint::arrays::{self, Contents};
 use super::{Cache, CacheSettings, ImageKey};
 use crate::nn::RopeFactors;
 
@@ -112,7 +112,7 @@ impl PrefixStore {
             cache: cache.describe(),
         };
         let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&description)?)]);
-        file::write(path, &Contents { metadata, arrays: cache.named_arrays()? })
+        arrays::write(path, &Contents { metadata, arrays: cache.named_arrays()? })
     }
 
     /// Reads a sequence that [`PrefixStore::save`] wrote; false if there is no such file.
@@ -120,7 +120,7 @@ impl PrefixStore {
     /// # Errors
     /// When it is of another model, of other settings, or damaged.
     pub fn load(&mut self, path: &Path, identity: &str, settings: CacheSettings) -> Result<bool> {
-        let Some(contents) = file::read(path)? else { return Ok(false) };
+        let Some(contents) = arrays::read(path)? else { return Ok(false) };
         let entry = restore(contents, identity, settings).with_context(|| format!("{}", path.display()))?;
         self.entries.push(entry);
         Ok(true)

@@ -1,17 +1,20 @@
 //! Checkpoints on disk and on the hub: finding the folder, reading its configuration, taking its tensors, and making
 //! another folder of it.
 
+pub mod arrays;
 pub mod config;
 pub mod conversion;
 pub mod gguf;
 pub mod hub;
 pub mod identity;
+mod param;
 pub mod quantize;
 pub mod save;
 pub mod staging;
 pub mod weights;
 
 pub use config::ModelFiles;
+pub use param::Param;
 pub use weights::{Scope, Weights};
 
 /// The file that says which weight file holds which tensor.

@@ -3,7 +3,7 @@
 //! A model takes its tensors through a [`Scope`], whose path is the key in the checkpoint. What does not fit is noted,
 //! and [`Weights::finish`] reports all of it at once, tensors that nobody took included.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
@@ -21,9 +21,12 @@ use serde::Deserialize;
 
 use super::config::{Quantization, QuantizedAs, parse, read_json};
 use super::gguf::Gguf;
+use super::param::Param;
 use super::quantize::unpack;
 use super::save::TensorSpec;
 use super::{INDEX, ModelFiles};
+use crate::adapter::{Adapter, LowRank};
+use crate::nn::Dropout;
 
 /// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
 /// enough to know the outcome.
@@ -99,7 +102,11 @@ pub struct Weights {
     dtype: Option<Dtype>,
     progress: Box<dyn Fn(u64)>,
     replaced: BTreeMap<String, Array>,
+    attached: Vec<Attached>,
     observer: Option<Observer>,
+    /// Nothing is read: all tensors are zeros.
+    skeleton: bool,
+    parts: RefCell<Parts>,
     unused: RefCell<BTreeSet<String>>,
     missing: RefCell<Vec<String>>,
     wrong: RefCell<Vec<String>>,
@@ -133,7 +140,10 @@ impl Weights {
             dtype,
             progress: Box::new(|_| ()),
             replaced: BTreeMap::new(),
+            attached: Vec::new(),
             observer: None,
+            skeleton: false,
+            parts: RefCell::default(),
             unused,
             missing: RefCell::default(),
             wrong: RefCell::default(),
@@ -236,15 +246,34 @@ impl Weights {
         self.dtype.or(stored).unwrap_or(Dtype::Bfloat16)
     }
 
-    /// Calls `progress` with the number of bytes of every tensor that was taken.
-    pub fn on_progress(mut self, progress: impl Fn(u64) + 'static) -> Self {
-        self.progress = Box::new(progress);
+    /// Calls `progress` with the bytes that were taken so far and in all.
+    pub fn on_progress(mut self, progress: impl Fn(u64, u64) + 'static) -> Self {
+        let total = self.total_bytes();
+        let done = Cell::new(0);
+        self.progress = Box::new(move |bytes| {
+            done.set(done.get() + bytes);
+            progress(done.get(), total);
+        });
         self
     }
 
     /// Another tensor in the place of the stored one, of the same shape.
     pub fn replace(mut self, name: impl Into<String>, tensor: Array) -> Self {
         self.replaced.insert(name.into(), tensor);
+        self
+    }
+
+    /// Zeros in the place of all tensors: a model that cannot be run, but whose parts are known without reading anything.
+    pub fn skeleton(self) -> Self {
+        Self { skeleton: true, ..self }
+    }
+
+    /// Lets linear maps have what an adapter says of them, in addition to adapters that are attached already. Its whole
+    /// tensors take the place of the model's.
+    pub fn attach(mut self, attached: Attached) -> Self {
+        let tensors = attached.adapter.tensors.iter();
+        self.replaced.extend(tensors.map(|(name, tensor)| (name.clone(), tensor.clone())));
+        self.attached.push(attached);
         self
     }
 
@@ -260,8 +289,8 @@ impl Weights {
     }
 
     /// To be called when the model is built: an error that lists every tensor that was missing, had another shape than
-    /// expected, or was not wanted.
-    pub fn finish(self) -> Result<()> {
+    /// expected, or was not wanted. Else what the model is made of.
+    pub fn finish(self) -> Result<Parts> {
         let unused: Vec<String> = self.unused.into_inner().into_iter().collect();
         let complaints: Vec<String> = [
             ("missing", self.missing.into_inner()),
@@ -273,7 +302,7 @@ impl Weights {
         .map(|(what, names)| format!("{} {what} ({})", count(&names), list(&names)))
         .collect();
         if complaints.is_empty() {
-            return Ok(());
+            return Ok(self.parts.into_inner());
         }
         bail!("{} does not fit its config.json: {}", self.folder.display(), complaints.join("; "))
     }
@@ -290,10 +319,13 @@ impl Weights {
             self.wrong.borrow_mut().push(note);
             return expected();
         }
-        if let Some(array) = self.replaced.get(name) {
-            return array.clone();
-        }
-        match self.cast(stored) {
+        let dtype = self.dtype.filter(|_| stored.dtype.is_float()).unwrap_or(stored.dtype);
+        let taken = match self.replaced.get(name) {
+            Some(array) => array.as_dtype(dtype).map_err(Into::into),
+            None if self.skeleton => expected().as_dtype(dtype).map_err(Into::into),
+            None => self.cast(stored),
+        };
+        match taken {
             Ok(array) => array,
             Err(e) => {
                 self.wrong.borrow_mut().push(format!("{name}: {e:#}"));
@@ -325,6 +357,27 @@ impl Weights {
     }
 }
 
+/// An adapter that a model is to have.
+#[derive(Clone)]
+pub struct Attached {
+    /// What it changes.
+    pub adapter: Rc<Adapter>,
+    /// How much of its changes are added: 1 for all.
+    pub share: f32,
+    /// What becomes of the inputs of its maps while it is trained.
+    pub dropout: Option<Rc<Dropout>>,
+}
+
+/// What a model is made of.
+#[derive(Default)]
+pub struct Parts {
+    /// Tensors that can be changed, by name: floats of the checkpoint, and those of the first adapter as `PATH.lora_a`
+    /// `[rank, input]`, `PATH.lora_b` `[output, rank]` and `PATH.m` `[output]`.
+    pub params: BTreeMap<String, Param>,
+    /// The linear maps by path, as `[output, input]`.
+    pub linears: BTreeMap<String, [i32; 2]>,
+}
+
 /// A place in the checkpoint's tree of names, such as `model.layers.3.mlp`.
 #[derive(Clone)]
 pub struct Scope<'a> {
@@ -342,6 +395,30 @@ impl Scope<'_> {
     /// The tensor `name`, which must have this shape. Where there is none such, zeros, and [`Weights::finish`] tells.
     pub fn get(&self, name: &str, shape: &[i32]) -> Array {
         self.weights.take(&self.key(name), shape)
+    }
+
+    /// The same for a tensor that may be changed later.
+    pub fn param(&self, name: &str, shape: &[i32]) -> Param {
+        self.register(name, self.get(name, shape))
+    }
+
+    /// A tensor of that name that is not the checkpoint's.
+    pub fn register(&self, name: &str, value: Array) -> Param {
+        let param = Param::new(value);
+        self.weights.parts.borrow_mut().params.insert(self.key(name), param.clone());
+        param
+    }
+
+    /// What adapters do to the linear map at this place, which is told to be one.
+    pub fn low_ranks(&self, output: i32, input: i32) -> Vec<(LowRank, Attached)> {
+        self.weights.parts.borrow_mut().linears.insert(self.path.clone(), [output, input]);
+        let mut found = Vec::new();
+        for attached in &self.weights.attached {
+            if let Some(low_rank) = attached.adapter.modules.get(&self.path) {
+                found.push((low_rank.clone(), attached.clone()));
+            }
+        }
+        found
     }
 
     /// The shape of the tensor `name`, if there is one.
@@ -374,6 +451,16 @@ impl Scope<'_> {
             self.weights.wrong.borrow_mut().push(note);
         }
         rule
+    }
+
+    /// Something is wrong with the tensors at this place; [`Weights::finish`] tells.
+    pub fn complain(&self, error: &impl Display) {
+        self.weights.wrong.borrow_mut().push(format!("{}: {error}", self.path));
+    }
+
+    /// The place itself.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     fn key(&self, name: impl Display) -> String {

@@ -63,6 +63,9 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         opened.check_grammar(grammar)?;
     }
     let mut state = State::new(&scan, &opened.files, opened.dtype, &defaults)?;
+    if !opened.adapters.is_empty() {
+        state.add("adapters", opened.adapters_identity()?);
+    }
     add_cache(&mut state, &engine);
     let begun = if resume && path.exists() { Some(Output::resume(&path, &state, &mut rows)?) } else { None };
     let before = begun.as_ref().map_or(0, |output| output.rows);

@@ -1,12 +1,15 @@
 //! From arguments to an engine: what all commands that run a model do first.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::cache::{CacheSettings, CacheShape, KvPacking};
-use phi3v::checkpoint::ModelFiles;
+use phi3v::adapter::Adapter;
+use phi3v::checkpoint::weights::Attached;
+use phi3v::checkpoint::{ModelFiles, Weights};
 use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::checkpoint::identity::identity;
 use phi3v::engine::constrain::{Grammar, Vocabulary};
@@ -18,7 +21,7 @@ use phi3v::processor::{Processor, Prompt, Tokenizer};
 use phi3v::{device, memory};
 use serde::Deserialize;
 
-use crate::cli::{CpuArgs, EngineArgs, ModelArgs};
+use crate::cli::{AdapterArg, CpuArgs, EngineArgs, ModelArgs};
 use crate::ui::Ui;
 
 /// A model whose weights are not loaded yet.
@@ -26,17 +29,39 @@ pub(super) struct Opened {
     pub(super) files: ModelFiles,
     pub(super) processor: Processor,
     pub(super) dtype: Option<Dtype>,
+    pub(super) adapters: Vec<Attached>,
     /// Where a grammar was checked.
     vocabulary: Option<Vocabulary>,
 }
 
 /// Finds the model, on the hub if need be, and reads all but its weights.
 pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
-    let ModelArgs { model, revision, dtype, cpu: CpuArgs { threads } } = args;
+    let ModelArgs { model, revision, dtype, adapters, cpu: CpuArgs { threads } } = args;
     device::use_threads(threads.map(usize::from))?;
     let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), ui)?;
     let files = ModelFiles::read(&folder)?;
-    Ok(Opened { processor: Processor::read(&files)?, files, dtype: dtype.dtype(), vocabulary: None })
+    let (processor, dtype) = (Processor::read(&files)?, dtype.dtype());
+    let adapters = read_adapters(&files, &adapters)?;
+    Ok(Opened { processor, files, dtype, adapters, vocabulary: None })
+}
+
+/// Reads adapters, and makes sure that they are this model's.
+fn read_adapters(files: &ModelFiles, args: &[AdapterArg]) -> Result<Vec<Attached>> {
+    if args.is_empty() {
+        return Ok(Vec::new());
+    }
+    let parts = models::parts(files)?;
+    let read = |AdapterArg { folder, weight }: &AdapterArg| {
+        let mut adapter = Adapter::read(folder)?;
+        adapter.fit(&parts).with_context(|| format!("{} is not for this model", folder.display()))?;
+        ensure!(
+            adapter.tensors.is_empty() || *weight == 1.0,
+            "{}: whole tensors cannot be weighted; leave the :{weight} out",
+            folder.display()
+        );
+        Ok(Attached { adapter: Rc::new(adapter), share: *weight, dropout: None })
+    };
+    args.iter().map(read).collect()
 }
 
 /// The engine as the arguments want it.
@@ -49,6 +74,17 @@ pub(super) struct Session {
 }
 
 impl Opened {
+    /// What tells the model with its adapters from others.
+    pub(super) fn identity(&self) -> Result<String> {
+        Ok(identity(&self.files, self.dtype)? + &self.adapters_identity()?)
+    }
+
+    /// The adapters' part of it.
+    pub(super) fn adapters_identity(&self) -> Result<String> {
+        let of = |attached: &Attached| Ok(format!(" {}:{}", attached.adapter.identity()?, attached.share));
+        self.adapters.iter().map(of).collect()
+    }
+
     /// An error unless answers can follow the grammar.
     pub(super) fn check_grammar(&mut self, grammar: &Grammar) -> Result<()> {
         #[derive(Deserialize)]
@@ -65,7 +101,11 @@ impl Opened {
 
     /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
     pub(super) fn load(self, args: EngineArgs, demand: Demand, at_once: Option<usize>, ui: &Ui) -> Result<Session> {
-        let Self { files, processor, dtype, vocabulary } = self;
+        let model_name = match (&args.prompt_cache, &args.image_cache) {
+            (None, None) => None,
+            _ => Some(self.identity()?),
+        };
+        let Self { files, processor, dtype, adapters, vocabulary } = self;
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
         drop(weights);
@@ -76,10 +116,6 @@ impl Opened {
         let available = args.memory_limit.unwrap_or_else(memory::available);
         memory.check(&demand, available)?;
 
-        let model_name = match (&args.prompt_cache, &args.image_cache) {
-            (None, None) => None,
-            _ => Some(identity(&files, dtype)?),
-        };
         let options = EngineOptions {
             prefill_step_size,
             cache_bytes: Some(available.saturating_sub(memory.weights + memory.activations(&demand))),
@@ -92,7 +128,7 @@ impl Opened {
             }),
             ..EngineOptions::default()
         };
-        let mut engine = Engine::new(load_model(&files, dtype, ui)?, processor, &files, options)?;
+        let mut engine = Engine::new(load_model(&files, dtype, &adapters, ui)?, processor, &files, options)?;
         if let Some(vocabulary) = vocabulary {
             engine = engine.with_vocabulary(vocabulary);
         }
@@ -163,17 +199,19 @@ fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculatio
     };
     let files = ModelFiles::read(&locate(draft, None, &HubSettings::from_env(), ui)?)?;
     let tokenizer = Tokenizer::read(&files)?;
-    let model = load_model(&files, None, ui)?;
+    let model = load_model(&files, None, &[], ui)?;
     Speculation::draft(model, &tokenizer, &engine.processor().tokenizer, most(3))
 }
 
-fn load_model(files: &ModelFiles, dtype: Option<Dtype>, ui: &Ui) -> Result<Box<dyn Model>> {
+fn load_model(files: &ModelFiles, dtype: Option<Dtype>, adapters: &[Attached], ui: &Ui) -> Result<Box<dyn Model>> {
     let bar = ui.bytes("loading", 0);
     let shown = bar.clone();
-    let model = models::load(files, dtype, move |done, total| {
+    let weights = adapters.iter().cloned().fold(models::weights(files, dtype)?, Weights::attach);
+    let weights = weights.on_progress(move |done, total| {
         shown.set_length(total);
         shown.set_position(done);
-    })?;
+    });
+    let model = models::build(files, weights)?;
     bar.finish_and_clear();
     Ok(model)
 }

@@ -1,16 +1,19 @@
 //! What the text decoders share: tokens in, blocks in a row, logits out.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Deserialize;
 
-use super::{Model, Row};
+use super::{Model, Row, Whole};
 use crate::cache::{Cache, CacheSettings, CacheShape, SINKS};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, cached_attention};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, cached_attention};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]
@@ -95,7 +98,10 @@ impl Config {
 /// all rows, one row after the other.
 pub(super) struct Step<'a, 'c> {
     rope: &'a Rope,
-    rows: &'a mut [Row<'c>],
+    /// New positions of each row, and its factors.
+    places: Vec<(Vec<i32>, RopeFactors)>,
+    /// What rows remember; none where they are read whole.
+    caches: Option<&'a mut [Row<'c>]>,
     mask: Mask,
     layer: usize,
 }
@@ -103,23 +109,40 @@ pub(super) struct Step<'a, 'c> {
 impl Step<'_, '_> {
     /// Turns queries or keys `[1, heads, n, head_dim]` of the new positions.
     pub(super) fn rotate(&self, x: &Array) -> Result<Array, Exception> {
-        let rows: Vec<_> = self.rows.iter().map(|row| (row.cache.len(), row.n, row.cache.factors)).collect();
-        self.rope.forward(x, &rows)
+        self.rope.forward(x, &self.places)
     }
 
-    /// Appends keys and values `[1, kv_heads, n, head_dim]` to the rows' caches and lets queries
-    /// `[1, heads, n, head_dim]` look at them: `[1, n, heads · head_dim]`.
+    /// Lets queries `[1, heads, n, head_dim]` look at keys and values `[1, kv_heads, n, head_dim]` of their rows, which are
+    /// appended to what the rows remember: `[1, n, heads · head_dim]`.
     pub(super) fn attend(&mut self, queries: &Array, keys: &Array, values: &Array) -> Result<Array, Exception> {
+        let scale = (queries.dim(3) as f32).powf(-0.5);
+        let Some(rows) = &mut self.caches else { return self.attend_whole(queries, keys, values, scale) };
         let mut start = 0;
-        for row in self.rows.iter_mut() {
+        for row in rows.iter_mut() {
             let range = start..start + row.n as i32;
             let new = |from: &Array| from.try_index((0, .., range.clone(), ..));
             row.cache.append(self.layer, &new(keys)?, &new(values)?)?;
             start = range.end;
         }
-        let rows: Vec<_> = self.rows.iter().map(|row| (row.n, row.cache.blocks(self.layer))).collect();
-        let scale = (queries.dim(3) as f32).powf(-0.5);
+        let rows: Vec<_> = rows.iter().map(|row| (row.n, row.cache.blocks(self.layer))).collect();
         cached_attention(queries, &rows, scale, self.mask)
+    }
+
+    /// The same where nothing is remembered, and gradients are wanted.
+    fn attend_whole(&self, queries: &Array, keys: &Array, values: &Array, scale: f32) -> Result<Array, Exception> {
+        if self.places.len() == 1 {
+            return attention(queries, keys, values, scale, self.mask);
+        }
+        let mut start = 0;
+        let mut parts = Vec::new();
+        for (positions, _) in &self.places {
+            let range = start..start + positions.len() as i32;
+            let [queries, keys, values] =
+                [queries, keys, values].map(|from| from.try_index((.., .., range.clone(), ..)));
+            parts.push(attention(&queries?, &keys?, &values?, scale, self.mask)?);
+            start = range.end;
+        }
+        concatenate(&parts, 1)
     }
 }
 
@@ -165,6 +188,27 @@ impl<B: Block> CausalLm<B> {
     }
 }
 
+impl<B: Block> CausalLm<B> {
+    /// How far positions see back, and how many first ones they see besides, with caches of this size.
+    fn window(&self, max_size: Option<usize>) -> (usize, Option<usize>) {
+        match (self.sliding_window, max_size) {
+            (Some(window), None) => (0, Some(window)),
+            (Some(window), Some(size)) if window <= size => (0, Some(window)),
+            (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
+            (None, None) => (0, None),
+        }
+    }
+
+    fn pass(&self, layers: Range<usize>, x: &Array, mut step: Step) -> Result<Array, Exception> {
+        let mut x = x.clone();
+        for (index, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
+            step.layer = index;
+            x = layer.forward(&x, &mut step)?;
+        }
+        Ok(x)
+    }
+}
+
 impl<B: Block> Model for CausalLm<B> {
     fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
         let x = self.embed_tokens.forward(ids)?;
@@ -181,23 +225,32 @@ impl<B: Block> Model for CausalLm<B> {
 
     fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
         let max_size = rows.first().and_then(|row| row.cache.settings().max_size);
-        let (sinks, window) = match (self.sliding_window, max_size) {
-            (Some(window), None) => (0, Some(window)),
-            (Some(window), Some(size)) if window <= size => (0, Some(window)),
-            (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
-            (None, None) => (0, None),
-        };
+        let (sinks, window) = self.window(max_size);
         let mask = window.map_or(Mask::Causal, |window| Mask::Window { sinks, window });
-        let mut step = Step { rope: &self.rope, rows, mask, layer: 0 };
-        let mut x = x.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            step.layer = index;
-            x = layer.forward(&x, &mut step)?;
-        }
+        let places = rows.iter().map(|row| {
+            let start = row.cache.len() as i32;
+            ((start..start + row.n as i32).collect(), row.cache.factors)
+        });
+        let places = places.collect();
+        let x = self.pass(0..self.layers.len(), x, Step { rope: &self.rope, places, caches: Some(rows), mask, layer: 0 })?;
         for row in rows {
             row.cache.advance(row.n, sinks, window);
         }
         self.norm.forward(&x)
+    }
+
+    fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn read(&self, layers: Range<usize>, x: &Array, rows: &[Whole]) -> Result<Array, Exception> {
+        let (sinks, window) = self.window(None);
+        // Of positions in a row: where some are left out, a window reaches a little further.
+        let mask = window.map_or(Mask::Causal, |window| Mask::Window { sinks, window });
+        let places = rows.iter().map(|row| (row.positions.clone(), row.factors)).collect();
+        let last = layers.end == self.layers.len();
+        let x = self.pass(layers, x, Step { rope: &self.rope, places, caches: None, mask, layer: 0 })?;
+        if last { self.norm.forward(&x) } else { Ok(x) }
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {

@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
-use crate::checkpoint::Scope;
+use crate::checkpoint::{Param, Scope};
 use crate::nn::{Embedding, LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
 use crate::processor::TILE;
 
@@ -155,8 +155,8 @@ impl Block {
 /// The tower up to the layer whose output is the feature.
 pub(super) struct Clip {
     patch_embedding: Linear,
-    class_embedding: Array,
-    position_embedding: Array,
+    class_embedding: Param,
+    position_embedding: Embedding,
     pre_layrnorm: LayerNorm,
     layers: Vec<Block>,
     patch_size: i32,
@@ -179,9 +179,12 @@ impl Clip {
                 &embeddings.pp("patch_embedding"),
                 &[s.hidden_size, s.patch_size, s.patch_size, 3],
             )?,
-            class_embedding: embeddings.get("class_embedding", &[s.hidden_size]),
-            position_embedding: Embedding::load(&embeddings.pp("position_embedding"), s.num_positions, s.hidden_size)
-                .table()?,
+            class_embedding: embeddings.param("class_embedding", &[s.hidden_size]),
+            position_embedding: Embedding::load(
+                &embeddings.pp("position_embedding"),
+                s.num_positions,
+                s.hidden_size,
+            ),
             pre_layrnorm: LayerNorm::load(&w.pp("pre_layrnorm"), s.hidden_size, s.eps),
             layers: (0..used).map(|i| Block::load(&layers.pp(i), &s)).collect(),
             patch_size: s.patch_size,
@@ -190,7 +193,7 @@ impl Clip {
 
     /// The features' width.
     pub(super) fn hidden_size(&self) -> i32 {
-        self.class_embedding.dim(0)
+        self.class_embedding.get().dim(0)
     }
 
     /// `[tiles, side, side, 3] -> [tiles, patches, hidden_size]`
@@ -203,8 +206,8 @@ impl Clip {
             .transpose_axes(&[0, 1, 3, 2, 4, 5])?
             .reshape(&[tiles, grid * grid, patch * patch * 3])?;
         let patches = self.patch_embedding.forward(&patches)?;
-        let class = broadcast_to(&self.class_embedding, &[tiles, 1, self.hidden_size()])?;
-        let x = concatenate(&[class, patches], 1)?.add(&self.position_embedding)?;
+        let class = broadcast_to(&*self.class_embedding.get(), &[tiles, 1, self.hidden_size()])?;
+        let x = concatenate(&[class, patches], 1)?.add(self.position_embedding.table()?)?;
         let mut x = self.pre_layrnorm.forward(&x)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;

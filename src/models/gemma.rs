@@ -25,7 +25,7 @@ pub(super) const ARCH: Arch = Arch {
 fn load(c: &Config, w: &Scope) -> Result<CausalLm<Block>> {
     let mut model = CausalLm::load(c, w, |w| Block::load(w, c))?;
     for norm in model.layers.iter_mut().flat_map(Block::norms).chain([&mut model.norm]) {
-        norm.add_one()?;
+        norm.add_one();
     }
     model.embed_scale = Some((c.hidden_size as f32).sqrt());
     Ok(model)

@@ -7,13 +7,15 @@ mod llama;
 mod phi3;
 mod phi3_v;
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::cache::{Cache, CacheSettings, CacheShape};
 use crate::checkpoint::quantize::Role;
-use crate::checkpoint::weights::Remap;
+use crate::checkpoint::weights::{Parts, Remap};
 use crate::checkpoint::{ModelFiles, Scope, Weights};
 use crate::nn::RopeFactors;
 use crate::processor::Tiles;
@@ -65,6 +67,15 @@ pub struct Row<'c> {
     pub n: usize,
 }
 
+/// A sequence that is read from its beginning to its end at once, and not remembered: how training reads.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// Where its tokens stand: 0, 1, 2, …, unless some are left out.
+    pub positions: Vec<i32>,
+    /// Of its rotation.
+    pub factors: RopeFactors,
+}
+
 /// A language model, with or without eyes, as the engine sees it.
 pub trait Model {
     /// Ids to vectors: `[n] -> [1, n, hidden_size]`.
@@ -81,6 +92,13 @@ pub trait Model {
     /// Appends to each row its part of `x` `[1, n of all rows, hidden_size]`, one after the other; the last hidden states,
     /// `[1, n of all rows, hidden_size]`. The rows' caches have the same settings.
     fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception>;
+
+    /// How many layers it has.
+    fn num_layers(&self) -> usize;
+
+    /// `x` `[1, n of all rows, hidden_size]` after some of the layers, the last of which is followed by the last norm; as
+    /// [`forward`](Self::forward) without caches, and differentiable.
+    fn read(&self, layers: Range<usize>, x: &Array, rows: &[Whole]) -> Result<Array, Exception>;
 
     /// Hidden states to logits: `[.., hidden_size] -> [.., vocab_size]`.
     fn logits(&self, hidden: &Array) -> Result<Array, Exception>;
@@ -101,14 +119,12 @@ pub trait Model {
 /// Loads a checkpoint folder's model. Floating-point weights are cast to `dtype`, or left as stored.
 /// `progress` is told the bytes read so far and in all.
 pub fn load(files: &ModelFiles, dtype: Option<Dtype>, progress: impl Fn(u64, u64) + 'static) -> Result<Box<dyn Model>> {
-    let weights = weights(files, dtype)?;
-    let total = weights.total_bytes();
-    let done = std::cell::Cell::new(0);
-    let weights = weights.on_progress(move |bytes| {
-        done.set(done.get() + bytes);
-        progress(done.get(), total);
-    });
-    build(files, weights)
+    build(files, weights(files, dtype)?.on_progress(progress))
+}
+
+/// What the checkpoint's model is made of, with zeros in place of all values: nothing but headers is read.
+pub fn parts(files: &ModelFiles) -> Result<Parts> {
+    Ok(build_with_parts(files, weights(files, None)?.skeleton())?.1)
 }
 
 /// A checkpoint's tensors, as [`build`] wants them.
@@ -118,7 +134,11 @@ pub fn weights(files: &ModelFiles, dtype: Option<Dtype>) -> Result<Weights> {
 
 /// The model of these tensors.
 pub fn build(files: &ModelFiles, weights: Weights) -> Result<Box<dyn Model>> {
+    Ok(build_with_parts(files, weights)?.0)
+}
+
+/// The model of these tensors, and what can be changed of it.
+pub fn build_with_parts(files: &ModelFiles, weights: Weights) -> Result<(Box<dyn Model>, Parts)> {
     let model = (Arch::of(files)?.load)(files, &weights.root())?;
-    weights.finish()?;
-    Ok(model)
+    Ok((model, weights.finish()?))
 }

@@ -1,6 +1,8 @@
 //! Phi-3-vision and Phi-3.5-vision: Phi-3 that reads pictures as CLIP features of 336-pixel tiles.
 //! Reference: modeling_phi3_v.py and image_embedding_phi3_v.py, as published with the model.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -10,9 +12,9 @@ use serde::Deserialize;
 
 use super::causal_lm::{self, CausalLm};
 use super::clip::{self, Clip};
-use super::{Arch, Model, Row, phi3};
+use super::{Arch, Model, Row, Whole, phi3};
 use crate::cache::{Cache, CacheSettings};
-use crate::checkpoint::Scope;
+use crate::checkpoint::{Param, Scope};
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::nn::{Linear, gelu};
@@ -91,10 +93,10 @@ enum ProjectionCls {
 struct ImageEmbedding {
     img_processor: Clip,
     img_projection: [Linear; 2],
-    /// Between the tiles and the whole picture, `[1, 4 · clip]`.
-    glb_gn: Array,
-    /// At the end of every row of features, `[1, 1, 4 · clip]`.
-    sub_gn: Array,
+    /// Between the tiles and the whole picture, `[1, 1, 4 · clip]`.
+    glb_gn: Param,
+    /// At the end of every row of features, `[1, 1, 1, 4 · clip]`.
+    sub_gn: Param,
     order: HdTransformOrder,
 }
 
@@ -108,8 +110,8 @@ impl ImageEmbedding {
                 Linear::load_with_bias(&projection.pp(0), merged, hidden),
                 Linear::load_with_bias(&projection.pp(2), hidden, hidden),
             ],
-            glb_gn: w.get("glb_GN", &[1, 1, merged]).reshape(&[1, merged])?,
-            sub_gn: w.get("sub_GN", &[1, 1, 1, merged]).reshape(&[1, 1, merged])?,
+            glb_gn: w.param("glb_GN", &[1, 1, merged]),
+            sub_gn: w.param("sub_GN", &[1, 1, 1, merged]),
             img_processor,
             order: c.embd_layer.hd_transform_order,
         })
@@ -122,11 +124,12 @@ impl ImageEmbedding {
         let features = self.img_processor.forward(&pixels)?; // [1 + rows · cols, 576, clip]
         let global = self.rows_of(&features.try_index((..1, .., ..))?, 1, 1)?;
         let local = self.rows_of(&features.try_index((1.., .., ..))?, rows, cols)?;
+        let between = self.glb_gn.get().reshape(&[1, -1])?;
         let parts = match self.order {
-            HdTransformOrder::SubGlb => [&local, &self.glb_gn, &global],
-            HdTransformOrder::GlbSub => [&global, &self.glb_gn, &local],
+            HdTransformOrder::SubGlb => [&local, &between, &global],
+            HdTransformOrder::GlbSub => [&global, &between, &local],
         };
-        let merged = concatenate(&parts, 0)?.reshape(&[1, -1, self.glb_gn.dim(1)])?;
+        let merged = concatenate(&parts, 0)?.reshape(&[1, -1, between.dim(1)])?;
         let [first, second] = &self.img_projection;
         second.forward(&gelu(&first.forward(&merged)?)?)
     }
@@ -142,7 +145,7 @@ impl ImageEmbedding {
             .reshape(&[rows, cols, half, 2, half, 2, clip])?
             .transpose_axes(&[0, 2, 1, 4, 3, 5, 6])?
             .reshape(&[rows * half, cols * half, 4 * clip])?;
-        let line_ends = broadcast_to(&self.sub_gn, &[rows * half, 1, 4 * clip])?;
+        let line_ends = broadcast_to(self.sub_gn.get().reshape(&[1, 1, -1])?, &[rows * half, 1, 4 * clip])?;
         concatenate(&[grid, line_ends], 1)?.reshape(&[-1, 4 * clip])
     }
 }
@@ -177,6 +180,14 @@ impl Model for Phi3V {
 
     fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
         self.text.forward(x, rows)
+    }
+
+    fn num_layers(&self) -> usize {
+        self.text.num_layers()
+    }
+
+    fn read(&self, layers: Range<usize>, x: &Array, rows: &[Whole]) -> Result<Array, Exception> {
+        self.text.read(layers, x, rows)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {

@@ -6,14 +6,16 @@ use mlx_rs::ops::indexing::{IndexOp, TryIndexOp};
 use mlx_rs::ops::{addmm, matmul};
 use mlx_rs::{Array, Dtype};
 
-use crate::checkpoint::Scope;
+use super::add;
+use super::lora::Lora;
+use crate::checkpoint::{Param, Scope};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::weights::Tap;
 use crate::device::on_cpu;
 
 /// A matrix `[output, input]` as the checkpoint stores it.
-enum Weight {
-    Plain(Array),
+pub(super) enum Weight {
+    Plain(Param),
     /// With the type of the numbers that come out of it.
     Packed(Packed, Dtype),
 }
@@ -21,7 +23,7 @@ enum Weight {
 impl Weight {
     fn load(w: &Scope, input: i32, output: i32) -> Self {
         let Some(QuantizedAs { group_size, bits, mode }) = w.quantized() else {
-            return Self::Plain(w.get("weight", &[output, input]));
+            return Self::Plain(w.param("weight", &[output, input]));
         };
         // Not input · (32 / bits): 3, 5 and 6 bits do not divide 32. Nonsense in the config makes a shape that no tensor
         // has, and is reported as such.
@@ -34,40 +36,54 @@ impl Weight {
     }
 
     /// `x · weightᵀ + bias` for `x` `[.., input]`.
-    fn apply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+    pub(super) fn apply(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
         if on_cpu() {
-            return mlx_cpu::linear(x, self.for_cpu(), bias);
+            return match self {
+                Self::Plain(weight) => mlx_cpu::linear(x, mlx_cpu::Weight::Dense(&weight.get()), bias),
+                Self::Packed(packed, _) => mlx_cpu::linear(x, mlx_cpu::Weight::Packed(packed), bias),
+            };
         }
         match (self, bias) {
-            (Self::Plain(weight), None) => matmul(x, weight.t()),
-            (Self::Plain(weight), Some(bias)) => addmm(bias, x, weight.t(), 1.0, 1.0),
+            (Self::Plain(weight), None) => matmul(x, weight.get().t()),
+            (Self::Plain(weight), Some(bias)) => addmm(bias, x, weight.get().t(), 1.0, 1.0),
             (Self::Packed(packed, _), None) => packed.matmul(x),
             (Self::Packed(packed, _), Some(bias)) => packed.matmul(x)?.add(bias),
         }
     }
 
-    fn for_cpu(&self) -> mlx_cpu::Weight<'_> {
-        match self {
-            Self::Plain(weight) => mlx_cpu::Weight::Dense(weight),
-            Self::Packed(packed, _) => mlx_cpu::Weight::Packed(packed),
-        }
-    }
-
     /// The rows that `ids` names, `[.., input]`.
     fn rows(&self, ids: &Array) -> Result<Array> {
-        if on_cpu() {
-            return mlx_cpu::embedding(ids, self.for_cpu(), self.dtype());
-        }
         match self {
-            Self::Plain(weight) => weight.try_index(ids),
+            Self::Plain(weight) if on_cpu() => {
+                mlx_cpu::embedding(ids, mlx_cpu::Weight::Dense(&weight.get()), self.dtype())
+            }
+            Self::Packed(packed, dtype) if on_cpu() => {
+                mlx_cpu::embedding(ids, mlx_cpu::Weight::Packed(packed), *dtype)
+            }
+            Self::Plain(weight) => weight.get().try_index(ids),
             Self::Packed(packed, dtype) => packed.map_rows(|part| part.try_index(ids))?.dequantize(*dtype),
         }
     }
 
-    fn dtype(&self) -> Dtype {
+    pub(super) fn dtype(&self) -> Dtype {
         match self {
-            Self::Plain(weight) => weight.dtype(),
+            Self::Plain(weight) => weight.get().dtype(),
             Self::Packed(_, dtype) => *dtype,
+        }
+    }
+
+    /// The matrix as floats, of the type that it computes in.
+    fn to_floats(&self) -> Result<Array> {
+        match self {
+            Self::Plain(weight) => Ok(weight.get().clone()),
+            Self::Packed(packed, dtype) => packed.dequantize(*dtype),
+        }
+    }
+
+    pub(super) fn to_float32(&self) -> Result<Array> {
+        match self {
+            Self::Plain(weight) => weight.get().as_dtype(Dtype::Float32),
+            Self::Packed(packed, _) => packed.dequantize(Dtype::Float32),
         }
     }
 }
@@ -75,19 +91,25 @@ impl Weight {
 /// `y = x · weightᵀ + bias`.
 pub struct Linear {
     weight: Weight,
-    bias: Option<Array>,
+    bias: Option<Param>,
     tap: Option<Tap>,
+    loras: Vec<Lora>,
 }
 
 impl Linear {
     /// A map without bias.
     pub fn load(w: &Scope, input: i32, output: i32) -> Self {
-        Self { weight: Weight::load(w, input, output), bias: None, tap: w.tap() }
+        let weight = Weight::load(w, input, output);
+        let loras = Lora::load(w, &weight, input, output).unwrap_or_else(|e| {
+            w.complain(&e);
+            Vec::new()
+        });
+        Self { weight, bias: None, tap: w.tap(), loras }
     }
 
     /// A map with bias.
     pub fn load_with_bias(w: &Scope, input: i32, output: i32) -> Self {
-        Self { bias: Some(w.get("bias", &[output])), ..Self::load(w, input, output) }
+        Self { bias: Some(w.param("bias", &[output])), ..Self::load(w, input, output) }
     }
 
     /// With a bias where the checkpoint has one.
@@ -99,7 +121,7 @@ impl Linear {
     /// not overlap.
     pub fn load_patches(w: &Scope, shape: &[i32]) -> Result<Self> {
         let weight = w.get("weight", shape).reshape(&[shape[0], -1])?;
-        Ok(Self { weight: Weight::Plain(weight), bias: None, tap: None })
+        Ok(Self { weight: Weight::Plain(w.register("weight", weight)), bias: None, tap: None, loras: Vec::new() })
     }
 
     /// `[.., input] -> [.., output]`
@@ -107,7 +129,19 @@ impl Linear {
         if let Some(tap) = &self.tap {
             tap.see(x)?;
         }
-        self.weight.apply(x, self.bias.as_ref())
+        let bias = self.bias.as_ref().map(Param::get);
+        if self.loras.is_empty() {
+            return self.weight.apply(x, bias.as_deref());
+        }
+        let base = self.weight.apply(x, None)?;
+        let mut y = base.clone();
+        for lora in &self.loras {
+            y = add(&y, &lora.change(x, &base, &self.weight)?)?;
+        }
+        match bias {
+            Some(bias) => y.add(&*bias),
+            None => Ok(y),
+        }
     }
 
     /// The type it computes in.
@@ -144,10 +178,7 @@ impl Embedding {
 
     /// All vectors, `[vocab_size, hidden_size]`.
     pub fn table(&self) -> Result<Array> {
-        match &self.weight {
-            Weight::Plain(weight) => Ok(weight.clone()),
-            Weight::Packed(packed, dtype) => packed.dequantize(*dtype),
-        }
+        self.weight.to_floats()
     }
 
     /// The table as the map to logits, `[.., hidden_size] -> [.., vocab_size]`, for models that tie the two.

@@ -111,17 +111,15 @@ impl Rope {
         self.boundary
     }
 
-    /// Turns `x` `[1, heads, n of all rows, head_dim]`; of each row is given where it starts, how many positions it has,
-    /// and its factors.
-    pub fn forward(&self, x: &Array, rows: &[(usize, usize, RopeFactors)]) -> mlx_rs::error::Result<Array> {
+    /// Turns `x` `[1, heads, n of all rows, head_dim]`; of each row are given its positions and factors.
+    pub fn forward(&self, x: &Array, rows: &[(Vec<i32>, RopeFactors)]) -> mlx_rs::error::Result<Array> {
         let mut parts: Vec<Array> = Vec::new();
         let mut start = 0;
-        for run in rows.chunk_by(|a, b| a.2 == b.2) {
-            let positions: Vec<i32> =
-                run.iter().flat_map(|&(offset, n, _)| offset as i32..(offset + n) as i32).collect();
+        for run in rows.chunk_by(|a, b| a.1 == b.1) {
+            let positions = run.iter().map(|(positions, _)| &positions[..]).collect::<Vec<_>>().concat();
             let end = start + positions.len() as i32;
             let x = if run.len() == rows.len() { x.clone() } else { x.try_index((.., .., start..end, ..))? };
-            parts.push(self.turn(&x, &positions, run[0].2)?);
+            parts.push(self.turn(&x, &positions, run[0].1)?);
             start = end;
         }
         if parts.len() == 1 { Ok(parts.remove(0)) } else { concatenate(&parts, 2) }

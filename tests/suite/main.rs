@@ -15,5 +15,6 @@ mod gguf;
 mod golden;
 mod hub;
 mod jsonl;
+mod lora;
 mod loopback;
 mod upload;

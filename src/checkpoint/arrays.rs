@@ -11,18 +11,20 @@ use mlx_rs::transforms::eval;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::checkpoint::save::{TensorSpec, header};
-use crate::checkpoint::staging::replace_file;
-use crate::checkpoint::weights::mlx_dtype;
+use super::save::{TensorSpec, header};
+use super::staging::replace_file;
+use super::weights::mlx_dtype;
 
 /// What a file holds.
-pub(super) struct Contents {
+pub struct Contents {
+    /// Text about the arrays.
     pub metadata: HashMap<String, String>,
+    /// By name.
     pub arrays: BTreeMap<String, Array>,
 }
 
 /// Writes arrays and text about them as safetensors.
-pub(super) fn write(path: &Path, contents: &Contents) -> Result<()> {
+pub fn write(path: &Path, contents: &Contents) -> Result<()> {
     // Parts of blocks are strided; files are not.
     let arrays = contents.arrays.iter().map(|(name, array)| Ok((name, array.contiguous()?)));
     let arrays = arrays.collect::<Result<Vec<_>>>()?;
@@ -42,7 +44,7 @@ pub(super) fn write(path: &Path, contents: &Contents) -> Result<()> {
 }
 
 /// Reads what [`write()`] wrote; nothing if there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<Contents>> {
+pub fn read(path: &Path) -> Result<Option<Contents>> {
     let map = match MappedFile::open(path) {
         Ok(map) => map,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

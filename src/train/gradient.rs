@@ -1,0 +1,275 @@
+//! The loss of a batch and its gradients, through the model as one graph or layer by layer.
+
+use mlx_rs::error::Result;
+use mlx_rs::ops::indexing::{take_along_axis, take_axis};
+use mlx_rs::ops::{concatenate, logsumexp_axis};
+use mlx_rs::transforms::{eval, fallible_vjp};
+use mlx_rs::{Array, Dtype};
+
+use crate::checkpoint::Param;
+use crate::models::{Model, Whole};
+
+/// What a piece of a row is.
+pub enum Piece {
+    /// Token ids.
+    Tokens(Vec<u32>),
+    /// Vectors that stand for a picture, `[1, image_tokens, hidden_size]`.
+    Features(Array),
+    /// A picture that the model is to encode.
+    Picture(crate::processor::Tiles),
+}
+
+/// Rows that are read together, one after the other in one line.
+#[derive(Default)]
+pub struct Batch {
+    /// Of all rows.
+    pub pieces: Vec<Piece>,
+    /// Where each row's tokens stand.
+    pub rows: Vec<Whole>,
+    /// What is to be predicted, row by row.
+    pub targets: Vec<Target>,
+    /// Where each row's targets end.
+    pub ends: Vec<usize>,
+}
+
+impl Batch {
+    /// Positions of all rows.
+    pub fn tokens(&self) -> usize {
+        self.rows.iter().map(|row| row.positions.len()).sum()
+    }
+}
+
+/// A token that is to be predicted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// The place in the line that predicts it: the one before its own.
+    pub from: usize,
+    /// The token.
+    pub id: u32,
+    /// What its loss is multiplied with.
+    pub weight: f32,
+}
+
+/// What the model made of a batch's targets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Of each target, not multiplied with its weight: `-ln p(token)`.
+    pub losses: Vec<f32>,
+    /// Whether each was the most probable token.
+    pub hits: Vec<bool>,
+}
+
+/// Targets whose logits are computed at once where memory is to be spared.
+const TARGETS_AT_ONCE: usize = 256;
+
+/// A model and those of its tensors that are trained. The tensors' values are float32, whatever the model computes in.
+pub struct Trained<'m> {
+    /// The model.
+    pub model: &'m dyn Model,
+    /// Names and places of the tensors.
+    pub params: Vec<(String, Param)>,
+    /// Keep only what enters the layers, and compute each once more on the way back (Chen et al. 2016).
+    pub checkpoint: bool,
+}
+
+impl Trained<'_> {
+    /// The weighted sum of the batch's losses, and its gradients with respect to the tensors, float32, in their order.
+    pub fn loss_and_gradients(&self, values: &[Array], batch: &Batch) -> Result<(f32, Vec<Array>)> {
+        let (loss, gradients) =
+            if self.checkpoint { self.by_layers(values, batch)? } else { self.at_once(values, batch)? };
+        eval(gradients.iter().chain([&loss]))?;
+        Ok((loss.item_exact::<f32>(), gradients))
+    }
+
+    /// What the model makes of the batch.
+    pub fn evaluate(&self, batch: &Batch) -> Result<Outcome> {
+        let mut x = self.embed(batch)?;
+        for layer in 0..self.model.num_layers() {
+            x = self.model.read(layer..layer + 1, &x, &batch.rows)?;
+            x.eval()?;
+        }
+        let mut outcome = Outcome { losses: Vec::new(), hits: Vec::new() };
+        for targets in batch.targets.chunks(TARGETS_AT_ONCE) {
+            let (logits, ids) = self.logits(&x, targets)?;
+            let losses = losses(&logits, &ids)?;
+            let hits = mlx_rs::ops::indexing::argmax_axis(&logits, -1, false)?.as_dtype(Dtype::Int32)?;
+            eval([&losses, &hits])?;
+            outcome.losses.extend(losses.reshape(&[-1])?.as_slice::<f32>());
+            let hits = hits.reshape(&[-1])?;
+            outcome.hits.extend(hits.as_slice::<i32>().iter().zip(targets).map(|(&hit, target)| hit as u32 == target.id));
+        }
+        Ok(outcome)
+    }
+
+    fn at_once(&self, values: &[Array], batch: &Batch) -> Result<(Array, Vec<Array>)> {
+        let all: Vec<usize> = (0..self.params.len()).collect();
+        let whole = |_: Option<&Array>| {
+            let x = self.model.read(0..self.model.num_layers(), &self.embed(batch)?, &batch.rows)?;
+            self.loss(&x, &batch.targets)
+        };
+        let (loss, _, gradients) = self.back(whole, None, &all, values, &Array::from_f32(1.0))?;
+        Ok((loss, gradients))
+    }
+
+    fn by_layers(&self, values: &[Array], batch: &Batch) -> Result<(Array, Vec<Array>)> {
+        let layers = self.model.num_layers();
+        let stages = Stages::of(&self.params, layers);
+        let first = stages.first_layer();
+        let mut gradients: Vec<Option<Array>> = vec![None; values.len()];
+        let mut add = |which: &[usize], new: Vec<Array>| -> Result<()> {
+            for (&index, new) in which.iter().zip(new) {
+                let sum = match &gradients[index] {
+                    Some(before) => before.add(new)?,
+                    None => new,
+                };
+                gradients[index] = Some(sum);
+            }
+            eval(which.iter().filter_map(|&index| gradients[index].as_ref()))
+        };
+
+        let mut x = self.with_values(values, || self.embed(batch))?;
+        let mut entering = Vec::new();
+        for layer in 0..layers {
+            x.eval()?;
+            entering.push((layer >= first).then(|| x.clone()));
+            x = self.with_values(values, || self.model.read(layer..layer + 1, &x, &batch.rows))?;
+        }
+        x.eval()?;
+
+        let mut loss = Array::from_f32(0.0);
+        let mut cotangent = x.multiply(Array::from_f32(0.0).as_dtype(x.dtype())?)?;
+        for targets in batch.targets.chunks(TARGETS_AT_ONCE) {
+            let head = |x: Option<&Array>| self.loss(x.expect("x is given"), targets);
+            let (part, dx, new) = self.back(head, Some(&x), &stages.head, values, &Array::from_f32(1.0))?;
+            loss = loss.add(part)?;
+            cotangent = cotangent.add(dx.expect("x is given"))?;
+            eval([&loss, &cotangent])?;
+            add(&stages.head, new)?;
+        }
+        drop(x);
+
+        for layer in (first..layers).rev() {
+            let read = |x: Option<&Array>| self.model.read(layer..layer + 1, x.expect("x is given"), &batch.rows);
+            let x = entering[layer].take();
+            let (_, dx, new) = self.back(read, x.as_ref(), &stages.layers[layer], values, &cotangent)?;
+            cotangent = dx.expect("x is given");
+            cotangent.eval()?;
+            add(&stages.layers[layer], new)?;
+        }
+        if !stages.embedding.is_empty() {
+            let (_, _, new) = self.back(|_| self.embed(batch), None, &stages.embedding, values, &cotangent)?;
+            add(&stages.embedding, new)?;
+        }
+        let gradients = gradients.into_iter().zip(values);
+        let gradients = gradients.map(|(gradient, value)| match gradient {
+            Some(gradient) => Ok(gradient),
+            None => Array::zeros::<f32>(value.shape()),
+        });
+        Ok((loss, gradients.collect::<Result<_>>()?))
+    }
+
+    /// What `f` gives, and the gradients of it along `cotangent` with respect to `x` and to the tensors `which`.
+    fn back(
+        &self,
+        f: impl Fn(Option<&Array>) -> Result<Array>,
+        x: Option<&Array>,
+        which: &[usize],
+        values: &[Array],
+        cotangent: &Array,
+    ) -> Result<(Array, Option<Array>, Vec<Array>)> {
+        let primals: Vec<Array> =
+            which.iter().map(|&index| values[index].clone()).chain(x.cloned()).collect();
+        let traced = |inputs: &[Array]| {
+            let (params, x) = inputs.split_at(which.len());
+            let mut all = values.to_vec();
+            which.iter().zip(params).for_each(|(&index, param)| all[index] = param.clone());
+            Ok(vec![self.with_values(&all, || f(x.first()))?])
+        };
+        let (mut outputs, mut gradients) = fallible_vjp(traced, &primals, std::slice::from_ref(cotangent))?;
+        let dx = x.and_then(|_| gradients.pop());
+        Ok((outputs.remove(0), dx, gradients))
+    }
+
+    /// Calls `f` while the model has these values for the tensors, in the types that it computes in.
+    fn with_values<T>(&self, values: &[Array], f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut before = Vec::new();
+        for ((_, param), value) in self.params.iter().zip(values) {
+            let dtype = param.get().dtype();
+            before.push(param.replace(value.as_dtype(dtype)?));
+        }
+        let result = f();
+        for ((_, param), value) in self.params.iter().zip(before) {
+            param.replace(value);
+        }
+        result
+    }
+
+    /// `[1, n of all rows, hidden_size]`
+    fn embed(&self, batch: &Batch) -> Result<Array> {
+        let vectors = batch.pieces.iter().map(|piece| match piece {
+            Piece::Tokens(ids) => self.model.embed_tokens(ids),
+            Piece::Features(features) => Ok(features.clone()),
+            Piece::Picture(tiles) => self.model.encode_image(tiles),
+        });
+        concatenate(&vectors.collect::<Result<Vec<_>>>()?, 1)
+    }
+
+    /// Logits in float32 `[1, targets, vocab_size]`, and the targets' ids `[1, targets, 1]`.
+    fn logits(&self, x: &Array, targets: &[Target]) -> Result<(Array, Array)> {
+        let count = targets.len() as i32;
+        let from: Vec<i32> = targets.iter().map(|target| target.from as i32).collect();
+        let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
+        let hidden = take_axis(x, Array::from_slice(&from, &[count]), 1)?;
+        Ok((self.model.logits(&hidden)?.as_dtype(Dtype::Float32)?, Array::from_slice(&ids, &[1, count, 1])))
+    }
+
+    /// The weighted sum of the losses.
+    fn loss(&self, x: &Array, targets: &[Target]) -> Result<Array> {
+        let (logits, ids) = self.logits(x, targets)?;
+        let weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
+        losses(&logits, &ids)?.multiply(Array::from_slice(&weights, &[1, weights.len() as i32, 1]))?.sum(None)
+    }
+}
+
+/// `-ln p(id)`: `[1, targets, 1]`
+fn losses(logits: &Array, ids: &Array) -> Result<Array> {
+    logsumexp_axis(logits, -1, true)?.subtract(take_along_axis(logits, ids, -1)?)
+}
+
+/// Which tensors are used where, by their places among those that are trained.
+struct Stages {
+    embedding: Vec<usize>,
+    layers: Vec<Vec<usize>>,
+    head: Vec<usize>,
+}
+
+impl Stages {
+    fn of(params: &[(String, Param)], layers: usize) -> Self {
+        let mut stages = Self { embedding: Vec::new(), layers: vec![Vec::new(); layers], head: Vec::new() };
+        for (index, (name, _)) in params.iter().enumerate() {
+            let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            match layer {
+                Some(layer) if layer < layers => stages.layers[layer].push(index),
+                _ => {
+                    // A table may serve at both ends.
+                    let vision = name.starts_with("model.vision_embed_tokens.");
+                    if vision || name.starts_with("model.embed_tokens.") {
+                        stages.embedding.push(index);
+                    }
+                    if !vision {
+                        stages.head.push(index);
+                    }
+                }
+            }
+        }
+        stages
+    }
+
+    /// The first layer that gradients must come back to.
+    fn first_layer(&self) -> usize {
+        if !self.embedding.is_empty() {
+            return 0;
+        }
+        self.layers.iter().position(|layer| !layer.is_empty()).unwrap_or(self.layers.len())
+    }
+}

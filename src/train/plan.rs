@@ -1,0 +1,145 @@
+//! What is trained: which linear maps get an adapter, or which tensors change as a whole.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail, ensure};
+use mlx_rs::{Array, random};
+use regex::Regex;
+
+use crate::adapter::{Adapter, FineTuneType, LowRank};
+use crate::checkpoint::weights::Parts;
+use crate::nn::seed_of;
+
+/// What is to be trained.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// In which way.
+    pub fine_tune_type: FineTuneType,
+    /// Only the last layers of the language model; none for all.
+    pub num_layers: Option<usize>,
+    /// Only modules whose paths this finds something in; none for the attention and the MLPs of the language model, or
+    /// all of the language model where its own tensors are changed.
+    pub target: Option<Regex>,
+    /// And what makes pictures' features vectors of the language model.
+    pub projector: bool,
+    /// And the vision tower.
+    pub vision: bool,
+}
+
+/// The shape of new adapters.
+#[derive(Debug, Clone, Copy)]
+pub struct LoraSettings {
+    /// How many numbers the changes of a map go through.
+    pub rank: i32,
+    /// The changes are multiplied with `alpha / rank`.
+    pub alpha: f32,
+    /// Or with `alpha / √rank` (Kalajdzievski 2023).
+    pub rslora: bool,
+}
+
+impl LoraSettings {
+    /// What changes are multiplied with.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank as f32;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+}
+
+const LAYERS: &str = "model.layers.";
+const VISION: &str = "model.vision_embed_tokens.";
+const TOWER: &str = "model.vision_embed_tokens.img_processor.";
+
+impl Scope {
+    /// The linear maps that get an adapter, as `[output, input]`.
+    pub fn linears(&self, parts: &Parts) -> Result<BTreeMap<String, [i32; 2]>> {
+        let layers = parts.linears.keys().filter_map(|path| layer_of(path)).max().map_or(0, |last| last + 1);
+        let chosen = parts.linears.iter().filter(|(path, _)| self.wants(path, layers, path.starts_with(LAYERS)));
+        let chosen: BTreeMap<_, _> = chosen.map(|(path, &shape)| (path.clone(), shape)).collect();
+        self.check(&chosen, parts.linears.keys(), layers)?;
+        Ok(chosen)
+    }
+
+    /// The tensors that change as a whole.
+    pub fn tensors(&self, parts: &Parts) -> Result<Vec<String>> {
+        let layers = parts.linears.keys().filter_map(|path| layer_of(path)).max().map_or(0, |last| last + 1);
+        // The last layers alone, where so many are asked for.
+        let by_default = |name: &str| !name.starts_with(VISION) && (self.num_layers.is_none() || name.starts_with(LAYERS));
+        let chosen = parts.params.keys().filter(|name| self.wants(name, layers, by_default(name)));
+        let chosen: BTreeMap<_, _> = chosen.map(|name| (name.clone(), ())).collect();
+        self.check(&chosen, parts.params.keys(), layers)?;
+        for path in parts.linears.keys().filter(|path| self.wants(path, layers, by_default(path))) {
+            ensure!(
+                chosen.contains_key(&format!("{path}.weight")),
+                "{path} is quantized and cannot be changed as a whole: take --fine-tune-type lora, or a model that is not \
+                 quantized"
+            );
+        }
+        Ok(chosen.into_keys().collect())
+    }
+
+    fn wants(&self, path: &str, layers: usize, by_default: bool) -> bool {
+        let first = self.num_layers.map_or(0, |last| layers.saturating_sub(last));
+        let wanted = match &self.target {
+            Some(target) => target.is_match(path),
+            None => by_default,
+        };
+        let of_vision = if path.starts_with(TOWER) { self.vision } else { path.starts_with(VISION) && self.projector };
+        of_vision || wanted && layer_of(path).is_none_or(|layer| layer >= first)
+    }
+
+    fn check<'p, T>(
+        &self,
+        chosen: &BTreeMap<String, T>,
+        all: impl Iterator<Item = &'p String>,
+        layers: usize,
+    ) -> Result<()> {
+        if let Some(n) = self.num_layers.filter(|&n| n > layers) {
+            bail!("--num-layers: {n}, but the model has {layers}");
+        }
+        let mut all = all.peekable();
+        let has_vision = all.peek().is_some() && all.any(|path| path.starts_with(VISION));
+        ensure!(has_vision || !self.projector, "--train-projector: this model has no vision");
+        ensure!(has_vision || !self.vision, "--train-vision: this model has no vision");
+        let target = self.target.as_ref().map_or("", Regex::as_str);
+        ensure!(
+            !chosen.is_empty(),
+            "--target: {target:?} is found in no path of the model, such as {LAYERS}0.self_attn.o_proj"
+        );
+        Ok(())
+    }
+}
+
+/// The layer of the language model that a path leads to.
+fn layer_of(path: &str) -> Option<usize> {
+    path.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+}
+
+/// An adapter that changes nothing yet: `A` is uniform between ±1/√input as in mlx-lm, `B` zero. The same seed makes the
+/// same adapter.
+pub fn new_adapter(
+    linears: &BTreeMap<String, [i32; 2]>,
+    settings: LoraSettings,
+    dora: bool,
+    seed: u64,
+) -> Result<Adapter> {
+    let mut adapter = Adapter::default();
+    for (path, &[output, input]) in linears {
+        let rank = settings.rank;
+        ensure!(
+            rank <= output.min(input),
+            "--rank: {rank} is more than {path} of {output} × {input} can have; {} or less is expected",
+            output.min(input)
+        );
+        let bound = (input as f32).powf(-0.5);
+        let key = random::key(seed_of(seed, path))?;
+        let low_rank = LowRank {
+            a: random::uniform::<_, f32>(-bound, bound, &[rank, input], &key)?,
+            b: Array::zeros::<f32>(&[output, rank])?,
+            scale: settings.scale(),
+            // The norms of the matrix's rows, when it is loaded.
+            magnitude: dora.then(|| Array::zeros::<f32>(&[0])).transpose()?,
+        };
+        adapter.modules.insert(path.clone(), low_rank);
+    }
+    Ok(adapter)
+}

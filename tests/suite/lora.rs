@@ -1,0 +1,79 @@
+//! Fine-tuning: gradients as the reference has them.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use mlx_rs::{Array, Dtype};
+use phi3v::adapter::Adapter;
+use phi3v::checkpoint::weights::Attached;
+use phi3v::checkpoint::{ModelFiles, Param};
+use phi3v::models::{self, Model, Whole};
+use phi3v::nn::RopeFactors;
+use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
+use phi3v::processor::{NumCrops, Processor};
+use phi3v::train::gradient::{Batch, Piece, Target, Trained};
+
+const TINY: &str = "tests/golden/phi3v-tiny";
+
+/// The model in float32 with an adapter, and the adapter's tensors.
+fn adapted(adapter: Adapter) -> (Box<dyn Model>, Vec<(String, Param)>) {
+    let files = ModelFiles::read(Path::new(TINY)).unwrap();
+    let attached = Attached { adapter: Rc::new(adapter), share: 1.0, dropout: None };
+    let weights = models::weights(&files, Some(Dtype::Float32)).unwrap().attach(attached);
+    let (model, parts) = models::build_with_parts(&files, weights).unwrap();
+    let is_adapter = |name: &str| name.ends_with(".lora_a") || name.ends_with(".lora_b");
+    (model, parts.params.into_iter().filter(|(name, _)| is_adapter(name)).collect())
+}
+
+/// Both rows of the recording in one batch.
+fn golden_batch(golden: &std::collections::HashMap<String, Array>) -> Batch {
+    let processor = Processor::read(&ModelFiles::read(Path::new(TINY)).unwrap()).unwrap();
+    let picture = ImageSource::Path(Path::new(TINY).join("lora/sample.png"));
+    let picture = image_source::load(&picture, &ImageLimits::default()).unwrap();
+    let mut tiles = processor.tiles(&[picture], NumCrops::Fixed(1)).unwrap();
+    let mut batch = Batch::default();
+    let mut start = 0;
+    for row in 0..2 {
+        let ids = golden[&format!("row{row}.input_ids")].as_slice::<i32>().to_vec();
+        let labels = golden[&format!("row{row}.labels")].as_slice::<i32>().to_vec();
+        for run in ids.chunk_by(|a, b| (*a < 0) == (*b < 0)) {
+            batch.pieces.push(match run[0] {
+                0.. => Piece::Tokens(run.iter().map(|&id| id as u32).collect()),
+                _ => Piece::Picture(tiles.remove(0)),
+            });
+        }
+        for (at, &label) in labels.iter().enumerate().filter(|(_, label)| **label >= 0) {
+            batch.targets.push(Target { from: start + at - 1, id: label as u32, weight: 1.0 });
+        }
+        batch.ends.push(batch.targets.len());
+        batch.rows.push(Whole { positions: (0..ids.len() as i32).collect(), factors: RopeFactors::Short });
+        start += ids.len();
+    }
+    batch
+}
+
+#[test]
+fn loss_and_gradients_are_those_of_the_reference() {
+    let golden = Array::load_safetensors(format!("{TINY}/lora/golden.safetensors")).unwrap();
+    let golden: std::collections::HashMap<String, Array> = golden.into_iter().collect();
+    let (model, params) = adapted(Adapter::read(&Path::new(TINY).join("lora")).unwrap());
+    let values: Vec<Array> = params.iter().map(|(_, param)| param.get().clone()).collect();
+    let batch = golden_batch(&golden);
+    assert_eq!(batch.targets.len(), 23);
+    for checkpoint in [false, true] {
+        let trained = Trained { model: &*model, params: params.clone(), checkpoint };
+        let (loss, gradients) = trained.loss_and_gradients(&values, &batch).unwrap();
+        let loss = loss / 23.0;
+        assert!((loss / 12.349_251 - 1.0).abs() < 1e-5, "{loss}");
+        assert_eq!(gradients.len(), 12);
+        for ((name, _), gradient) in params.iter().zip(gradients) {
+            let theirs = name.replace(".lora_a", ".lora_A.weight").replace(".lora_b", ".lora_B.weight");
+            let theirs = &golden[&format!("grad.base_model.model.{theirs}")];
+            let ours = gradient.multiply(Array::from_f32(1.0 / 23.0)).unwrap();
+            let norm = |x: &Array| x.square().unwrap().sum(None).unwrap().sqrt().unwrap().item_exact::<f32>();
+            let error = norm(&ours.subtract(theirs).unwrap()) / norm(theirs);
+            println!("{name} {error:e}");
+            assert!(error < 1e-3, "{name}: {error}");
+        }
+    }
+}
