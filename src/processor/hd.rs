@@ -49,6 +49,12 @@ impl Layout {
         if self.transposed { (cols, rows) } else { (rows, cols) }
     }
 
+    /// Positions the picture takes in the prompt: see [`Tiles::image_tokens`].
+    pub fn image_tokens(&self) -> usize {
+        let (rows, cols) = self.grid();
+        image_tokens(rows, cols)
+    }
+
     /// The picture on its sheet: resized, padded with white above and below, as it stands.
     pub fn sheet(&self, image: &RgbImage) -> RgbImage {
         let lying = if self.transposed { Cow::Owned(transpose(image)) } else { Cow::Borrowed(image) };
@@ -65,6 +71,10 @@ fn transpose(image: &RgbImage) -> RgbImage {
     let mut turned = rotate90(image);
     image::imageops::flip_horizontal_in_place(&mut turned);
     turned
+}
+
+fn image_tokens(rows: usize, cols: usize) -> usize {
+    (rows * cols + 1) * 144 + 1 + (rows + 1) * 12
 }
 
 /// A picture as the vision tower takes it.
@@ -110,7 +120,7 @@ impl Tiles {
     /// Positions the picture takes in the prompt: 144 per tile and for the whole, a separator per line of features,
     /// and one between the tiles and the whole.
     pub fn image_tokens(&self) -> usize {
-        (self.rows * self.cols + 1) * 144 + 1 + (self.rows + 1) * 12
+        image_tokens(self.rows, self.cols)
     }
 
     /// Height and width of the sheet in pixels.

@@ -38,7 +38,7 @@ impl Default for ImageLimits {
 }
 
 /// Where a picture comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ImageSource {
     /// A file.
     Path(PathBuf),
@@ -129,7 +129,7 @@ impl FromStr for ImageSource {
 
 impl ImageSource {
     /// The picture as it appears in messages.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
             Self::Url(url) => url.clone(),

@@ -3,7 +3,9 @@
 mod template;
 mod token_bytes;
 mod tokenizer;
+mod training;
 mod turns;
+mod writer;
 
 use anyhow::{Result, bail, ensure};
 use image::RgbImage;
@@ -11,12 +13,16 @@ use image::RgbImage;
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::config::PreprocessorConfig;
 use crate::models::Arch;
+use hd::Layout;
 use turns::Known;
+use writer::Writer;
 
 pub use hd::{TILE, Tiles};
 pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
+pub use training::TrainingText;
+pub(crate) use training::{ids, positions as len_of};
 pub use turns::Turn;
 
 pub mod hd;
@@ -102,6 +108,8 @@ pub struct Processor {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// What `tokenizer_config.json` calls `eos_token`.
+    eos_token: Option<u32>,
     /// None for models without vision.
     images: Option<PreprocessorConfig>,
 }
@@ -117,7 +125,9 @@ impl Processor {
                 files.folder.display()
             ),
         };
-        Ok(Self { tokenizer: Tokenizer::read(files)?, template: ChatTemplate::of(&files.tokenizer), images })
+        let tokenizer = Tokenizer::read(files)?;
+        let eos_token = files.tokenizer.special_tokens().get("eos_token").and_then(|token| tokenizer.id(token));
+        Ok(Self { tokenizer, template: ChatTemplate::of(&files.tokenizer), eos_token, images })
     }
 
     /// Whether prompts can hold pictures.
@@ -147,11 +157,8 @@ impl Processor {
     pub fn prepare_turns(&self, turns: &[Turn], images: Vec<Tiles>) -> Result<Prompt> {
         let Some(template) = &self.template else { bail!("the checkpoint has no chat template") };
         let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
-        let text = template.render(&messages)?;
-        // Text models are trained on rendered chats as they are, where the template writes the BOS itself if there is to
-        // be one. Phi-3-vision's processor lets the tokenizer add it in any case.
-        let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
-        let special = self.images.is_some() || !written;
+        let text = template.render(&messages, true)?;
+        let special = self.adds_special_tokens(template, &text);
         let known = turns::find(template, turns, &text);
         let segments = match self.segments(&text, &known, images.len(), special)? {
             Some(segments) => segments,
@@ -167,46 +174,33 @@ impl Processor {
         Ok(Prompt { text: text.to_owned(), segments, images })
     }
 
+    /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered
+    /// chats as they are, where the template writes the BOS itself if there is to be one. Phi-3-vision's processor lets the
+    /// tokenizer add it in any case.
+    fn adds_special_tokens(&self, template: &ChatTemplate, text: &str) -> bool {
+        let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
+        self.images.is_some() || !written
+    }
+
     fn tokenize(&self, text: &str, images: usize, special: bool) -> Result<Vec<Segment>> {
         Ok(self.segments(text, &[], images, special)?.expect("nothing is known that could not be joined"))
     }
 
-    /// processing_phi3_v.py, _convert_images_texts_to_inputs: the text between two tags is tokenized by itself. To models
-    /// without vision a tag is text like any other. Known parts end such a text, and it goes on after them; none if it
-    /// cannot.
+    /// Known parts end a text, and it goes on after them; none if it cannot.
     fn segments(&self, text: &str, known: &[Known], images: usize, special: bool) -> Result<Option<Vec<Segment>>> {
-        let mut segments = Vec::new();
-        let mut used = vec![false; images];
-        // The known part that a text goes on after.
-        let mut before = None;
+        let mut writer = Writer::new(self, images, special);
         let mut start = 0;
-        let end = Known { range: text.len()..text.len(), ids: &[] };
-        for Known { range, ids } in known.iter().chain([&end]) {
-            for piece in self.pieces(&text[start..range.start]) {
-                let ids = match piece {
-                    Piece::Tag(number, tag) => {
-                        segments.push(Segment::Image(use_image(number, tag, &mut used)?));
-                        before = None;
-                        continue;
-                    }
-                    Piece::Text(text) => match before {
-                        None => self.tokenizer.encode(text, special)?,
-                        Some(before) => match self.tokenizer.encode_after(before, text)? {
-                            Some(ids) => ids,
-                            None => return Ok(None),
-                        },
-                    },
-                };
-                append(&ids, &mut segments);
+        for Known { range, ids } in known {
+            if !writer.text(&text[start..range.start])? {
+                return Ok(None);
             }
-            append(ids, &mut segments);
-            before = Some(&text[range.clone()]);
+            writer.known(&text[range.clone()], ids);
             start = range.end;
         }
-        if let Some(index) = used.iter().position(|used| !used) {
-            bail!("{} given, but the prompt has no <|image_{}|>", count(images), index + 1);
+        if !writer.text(&text[start..])? {
+            return Ok(None);
         }
-        Ok(Some(segments))
+        writer.finish().map(Some)
     }
 
     fn pieces<'t>(&self, text: &'t str) -> Vec<Piece<'t>> {
@@ -215,35 +209,29 @@ impl Processor {
 
     /// Cuts pictures that are shown together.
     pub fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
-        if images.is_empty() {
-            return Ok(Vec::new());
+        let Some((config, num_crops)) = self.cutting(images.len(), num_crops)? else { return Ok(Vec::new()) };
+        images.iter().map(|image| Tiles::cut(image, num_crops, config.image_mean, config.image_std)).collect()
+    }
+
+    /// Positions that pictures of these widths and heights take which are shown together.
+    pub fn image_tokens(&self, sizes: &[(u32, u32)], num_crops: NumCrops) -> Result<Vec<usize>> {
+        let Some((_, num_crops)) = self.cutting(sizes.len(), num_crops)? else { return Ok(Vec::new()) };
+        sizes.iter().map(|&(width, height)| Ok(Layout::new(width, height, num_crops)?.image_tokens())).collect()
+    }
+
+    /// How so many pictures are cut; none without pictures.
+    fn cutting(&self, images: usize, num_crops: NumCrops) -> Result<Option<(&PreprocessorConfig, u32)>> {
+        if images == 0 {
+            return Ok(None);
         }
         let Some(config) = &self.images else { bail!("this model has no vision: it takes no pictures") };
         let num_crops = match num_crops {
             NumCrops::Checkpoint => config.num_crops,
-            NumCrops::Auto if images.len() == 1 => 16,
+            NumCrops::Auto if images == 1 => 16,
             NumCrops::Auto => 4,
             NumCrops::Fixed(n) => n,
         };
-        images.iter().map(|image| Tiles::cut(image, num_crops, config.image_mean, config.image_std)).collect()
-    }
-}
-
-/// The index of the picture that a tag names.
-fn use_image(number: usize, tag: &str, used: &mut [bool]) -> Result<usize> {
-    let images = used.len();
-    let index = number.wrapping_sub(1);
-    let Some(used) = used.get_mut(index) else { bail!("the prompt names {tag}, but {} given", count(images)) };
-    ensure!(!*used, "the prompt names {tag} twice; a picture can be shown only once");
-    *used = true;
-    Ok(index)
-}
-
-fn append(new: &[u32], segments: &mut Vec<Segment>) {
-    match segments.last_mut() {
-        Some(Segment::Text(ids)) => ids.extend(new),
-        _ if new.is_empty() => {}
-        _ => segments.push(Segment::Text(new.to_vec())),
+        Ok(Some((config, num_crops)))
     }
 }
 
@@ -256,14 +244,6 @@ fn with_tags(messages: &[Message], images: usize) -> Vec<Message> {
         first.content.insert_str(0, &tags);
     }
     messages
-}
-
-fn count(images: usize) -> String {
-    match images {
-        0 => "no pictures are".into(),
-        1 => "1 picture is".into(),
-        n => format!("{n} pictures are"),
-    }
 }
 
 enum Piece<'a> {

@@ -42,11 +42,11 @@ impl ChatTemplate {
         Some(Self { source: config.chat_template()?.to_owned(), special_tokens })
     }
 
-    /// The text of a conversation, ready for the assistant's next turn.
-    pub fn render(&self, messages: &[Message]) -> Result<String> {
+    /// The text of a conversation; with `add_generation_prompt`, ready for the assistant's next turn.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let mut variables: BTreeMap<&str, Value> = BTreeMap::from([
             ("messages", minijinja::value::Serde(messages).into()),
-            ("add_generation_prompt", true.into()),
+            ("add_generation_prompt", add_generation_prompt.into()),
         ]);
         variables.extend(self.special_tokens.iter().map(|(&name, token)| (name, token.as_str().into())));
         // As transformers sets Jinja up, apply_chat_template in utils/chat_template_utils.py.

@@ -47,6 +47,18 @@ impl Tokenizer {
         Ok(apart.then(|| encoding.get_ids()[first..].to_vec()))
     }
 
+    /// Ids of `text` as it goes on after `before`, or after something else where a token would belong to both: as a model
+    /// would generate it whose prompt ends with `before`.
+    pub fn encode_on(&self, before: &str, text: &str) -> Result<Vec<u32>> {
+        // After a line's or a sentence's end hardly anything is one token with what follows.
+        for before in [before, "\n", "."] {
+            if let Some(ids) = self.encode_after(before, text)? {
+                return Ok(ids);
+            }
+        }
+        self.encode(text, false)
+    }
+
     /// Text of `ids`, with or without special tokens. Bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], special: bool) -> Result<String> {
         self.inner.decode(ids, !special).map_err(|e| anyhow!("cannot decode token ids: {e}"))
@@ -55,6 +67,11 @@ impl Tokenizer {
     /// The id of a token by its exact name.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The exact name of a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// Whether ids mean the same here and there.

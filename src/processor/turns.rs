@@ -40,7 +40,7 @@ pub(super) fn find<'a>(template: &ChatTemplate, turns: &'a [Turn], text: &str) -
         Some(_) => Message::new(&turn.message.role, mark(at)),
         None => turn.message.clone(),
     });
-    let Ok(marked) = template.render(&marked.collect::<Vec<_>>()) else { return Vec::new() };
+    let Ok(marked) = template.render(&marked.collect::<Vec<_>>(), true) else { return Vec::new() };
 
     let mut found = Vec::new();
     let mut rest = marked.as_str();
@@ -70,7 +70,7 @@ mod tests {
         let config: TokenizerConfig = serde_json::from_value(serde_json::json!({ "chat_template": template })).unwrap();
         let template = ChatTemplate::of(&config).unwrap();
         let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
-        let text = template.render(&messages).unwrap();
+        let text = template.render(&messages, true).unwrap();
         find(&template, turns, &text)
             .into_iter()
             .map(|known| format!("{}:{}", known.range.start, &text[known.range.clone()]))
