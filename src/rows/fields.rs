@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -36,6 +36,14 @@ impl Fields {
     /// Keys that were not taken, but for those that begin with `_`: these are remarks.
     pub fn left(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(key, _)| key.as_str()).filter(|key| !key.starts_with('_'))
+    }
+
+    /// An error that names the first key nobody took.
+    pub fn refuse_left(&self) -> Result<()> {
+        if let Some(key) = self.left().next() {
+            bail!("the key \"{key}\" means nothing here; keys that begin with _ are passed over");
+        }
+        Ok(())
     }
 }
 

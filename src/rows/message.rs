@@ -1,19 +1,52 @@
 //! Conversations as OpenAI's API writes them: the text of a message, or its parts, pictures among them.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use super::fields::shortened;
+use super::fields::{Fields, shortened};
 use crate::processor::Message;
+use crate::processor::image_source::ImageSource;
 
 /// Pictures of a conversation, in the order of their numbers, and those of the row that no message took yet.
-pub(super) struct Pictures {
-    pub named: Vec<String>,
-    pub left: std::vec::IntoIter<String>,
+pub(crate) struct Pictures {
+    named: Vec<String>,
+    left: std::vec::IntoIter<String>,
+}
+
+impl Pictures {
+    /// Takes the keys of a row that name pictures.
+    pub(crate) fn take(fields: &mut Fields) -> Result<Self> {
+        let image: Option<String> = fields.take("image", "a path or an address")?;
+        let images: Option<Vec<String>> = fields.take("images", "a list of paths and addresses")?;
+        ensure!(image.is_none() || images.is_none(), "the row has image and images; one of them is expected");
+        let left = images.unwrap_or_else(|| image.into_iter().collect());
+        Ok(Self { named: Vec::new(), left: left.into_iter() })
+    }
+
+    /// All pictures in the order of their numbers. Paths start from `folder`.
+    pub(crate) fn sources(mut self, folder: &Path) -> Result<Vec<ImageSource>> {
+        if self.named.is_empty() {
+            self.named = self.left.collect();
+        } else {
+            let left = self.left.count();
+            ensure!(left == 0, "images: no part of a message stands for the last {left}");
+        }
+        self.named.iter().map(|name| source(name, folder)).collect()
+    }
+}
+
+fn source(name: &str, folder: &Path) -> Result<ImageSource> {
+    match name.parse()? {
+        ImageSource::Stdin => bail!("a row's picture cannot be read from stdin (-)"),
+        ImageSource::Path(path) => Ok(ImageSource::Path(folder.join(path))),
+        source @ (ImageSource::Url(_) | ImageSource::Data(_)) => Ok(source),
+    }
 }
 
 /// Reads a conversation. A picture among the parts of a message becomes a tag, `<|image_N|>`.
-pub(super) fn conversation(messages: &Value, pictures: &mut Pictures) -> Result<Vec<Message>> {
+pub(crate) fn conversation(messages: &Value, pictures: &mut Pictures) -> Result<Vec<Message>> {
     let Value::Array(messages) = messages else {
         bail!("messages: a list is expected, not {}", shortened(&messages.to_string()));
     };

@@ -11,6 +11,7 @@ mod state;
 
 pub use fields::Fields;
 pub use file::{RowFile, Scan};
+pub(crate) use message::{Pictures, conversation};
 pub use output::{Outcome, Output};
 pub use row::{Ask, Defaults, Row};
 pub use serve::{Progress, serve};

@@ -70,15 +70,9 @@ const WHOLE: &str = "a whole number from 0";
 impl Row {
     /// Reads a row. Paths of pictures start from `folder`.
     pub fn read(mut fields: Fields, defaults: &Defaults, folder: &Path) -> Result<Self> {
-        let mut pictures = Pictures { named: Vec::new(), left: images(&mut fields)?.into_iter() };
+        let mut pictures = Pictures::take(&mut fields)?;
         let ask = ask(&mut fields, &mut pictures, defaults)?;
-        if pictures.named.is_empty() {
-            pictures.named = pictures.left.collect();
-        } else {
-            let left = pictures.left.count();
-            ensure!(left == 0, "images: no part of a message stands for the last {left}");
-        }
-        let images = pictures.named.iter().map(|name| source(name, folder)).collect::<Result<_>>()?;
+        let images = pictures.sources(folder)?;
         let max_tokens = fields.take("max_tokens", "a whole number from 1")?.unwrap_or(defaults.max_tokens);
         let sampling = sampling(&mut fields, &defaults.sampling)?;
         let stop = stop(&mut fields)?.unwrap_or_else(|| defaults.stop.clone());
@@ -87,10 +81,7 @@ impl Row {
 
     /// An error that names the first key nobody asked for.
     pub fn refuse_other(&self) -> Result<()> {
-        if let Some(key) = self.other.left().next() {
-            bail!("the key \"{key}\" means nothing here; keys that begin with _ are passed over");
-        }
-        Ok(())
+        self.other.refuse_left()
     }
 
     /// Reads the pictures and makes the prompt.
@@ -161,21 +152,6 @@ impl From<OneOrMore> for Vec<String> {
             OneOrMore::One(text) => vec![text],
             OneOrMore::More(texts) => texts,
         }
-    }
-}
-
-fn images(fields: &mut Fields) -> Result<Vec<String>> {
-    let image: Option<String> = fields.take("image", "a path or an address")?;
-    let images: Option<Vec<String>> = fields.take("images", "a list of paths and addresses")?;
-    ensure!(image.is_none() || images.is_none(), "the row has image and images; one of them is expected");
-    Ok(images.unwrap_or_else(|| image.into_iter().collect()))
-}
-
-fn source(name: &str, folder: &Path) -> Result<ImageSource> {
-    match name.parse()? {
-        ImageSource::Stdin => bail!("a row's picture cannot be read from stdin (-)"),
-        ImageSource::Path(path) => Ok(ImageSource::Path(folder.join(path))),
-        source @ (ImageSource::Url(_) | ImageSource::Data(_)) => Ok(source),
     }
 }
 

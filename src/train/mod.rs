@@ -1,6 +1,7 @@
-//! Fine-tuning: what a step does to the parameters, and what is kept of how it went.
+//! Fine-tuning: from rows of examples to an adapter.
 
 pub mod clip;
+pub mod data;
 pub mod gradient;
 pub mod optimizer;
 pub mod plan;

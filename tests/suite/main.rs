@@ -17,4 +17,5 @@ mod hub;
 mod jsonl;
 mod lora;
 mod loopback;
+mod train_data;
 mod upload;

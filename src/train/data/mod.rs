@@ -1,0 +1,14 @@
+//! Files of rows to what a trainer reads: all rows checked before the first is learned, cut into parts, put in order.
+
+mod example;
+mod files;
+mod mask;
+mod order;
+mod read;
+mod row;
+
+pub use example::{Example, Picture};
+pub use files::{DataFiles, Splits};
+pub use mask::MaskRatios;
+pub use order::Order;
+pub use read::{BadRow, Checked, Dataset, Reader, Settings};
