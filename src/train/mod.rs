@@ -1,8 +1,10 @@
 //! Fine-tuning: from rows of examples to an adapter.
 
 pub mod clip;
+pub mod curve;
 pub mod data;
 pub mod gradient;
+pub mod metrics;
 pub mod optimizer;
 pub mod plan;
 pub mod schedule;
