@@ -127,6 +127,13 @@ fn crossing_the_boundary_keeps_the_picture() {
     assert_eq!(crossings, 1, "the prompt must end just below the boundary");
 }
 
+/// They are for the trainer's tests.
+#[test]
+fn recordings_of_training_are_passed_over() {
+    let reports = verify(None, &golden("phi3v-tiny/lora"), &[64], |_| ()).unwrap();
+    assert!(reports.iter().any(|report| report.skipped.is_some()) && !reports.iter().any(CaseReport::failed));
+}
+
 #[test]
 fn verify_finds_a_wrong_number() {
     let folder = copy_of("text/phi3");

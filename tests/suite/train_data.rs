@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::stop_tokens;
 use phi3v::processor::image_source::ImageLimits;
-use phi3v::processor::{Message, NumCrops, Processor, Turn};
+use phi3v::processor::{Message, NumCrops, Processor, Prompt, Segment, Turn};
 use phi3v::train::data::{Dataset, Example, Reader, Settings};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ impl Model {
         dataset.examples
     }
 
-    /// The text of a row, pictures as `[N]`, with what is supervised in `{}`.
+    /// The text of a row, pictures as `[N]`, with what is supervised in `{}`. A space before a part is not shown.
     fn shown(&self, example: &Example) -> String {
         let (ids, labels) = (input_ids(example), example.labels());
         let text = |at: &[i64]| {
@@ -170,14 +170,14 @@ fn every_form_of_a_row_is_read() {
     assert_eq!(
         shown,
         [
-            "<|user|> \nHi<|end|> \n<|assistant|> \n{Ho<|end|>} \n<|user|> \nSo?<|end|> \n<|assistant|> \n{No.<|end|>}",
-            "<|user|> \n[1] \nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
-            "<|user|> \n[1] \nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
-            "<|system|> \nBe brief.<|end|> \n<|user|> \n[1] \nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
-            "<|user|> \n[1] \nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
-            "<|system|> \nCount.<|end|> \n<|user|> \n1 + 1?<|end|> \n<|assistant|> \n{ 2\n<|end|>}",
+            "<|user|> \nHi<|end|> \n<|assistant|> \n{Ho<|end|>}\n<|user|> \nSo?<|end|> \n<|assistant|> \n{No.<|end|>}",
+            "<|user|> \n[1]\nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
+            "<|user|> \n[1]\nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
+            "<|system|> \nBe brief.<|end|> \n<|user|> \n[1]\nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
+            "<|user|> \n[1]\nWhat?<|end|> \n<|assistant|> \n{Blue.<|end|>}",
+            "<|system|> \nCount.<|end|> \n<|user|> \n1 + 1?<|end|> \n<|assistant|> \n{2\n<|end|>}",
             "Once{upon a time<|endoftext|>}",
-            "One{}[1]{two<|end|>}",
+            "One{}[1]{ two<|end|>}",
         ]
     );
     assert_eq!(examples.iter().map(|example| example.row).collect::<Vec<_>>(), (1..=8).collect::<Vec<u64>>());
@@ -192,7 +192,7 @@ fn prompts_are_learned_too_if_asked() {
     let example = &model.examples(&rows)[0];
     let len = example.len();
     assert_eq!(example.supervised, [1..3, 316..len]);
-    assert_eq!(model.shown(example), "<|user|>{ \n}[1]{ \nWhat?<|end|> \n<|assistant|> \nBlue.<|end|>}");
+    assert_eq!(model.shown(example), "<|user|>{\n}[1]{\nWhat?<|end|> \n<|assistant|> \nBlue.<|end|>}");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn models_without_a_chat_template_learn_what_follows_a_prompt() {
     let tokenizer = &model.processor.tokenizer;
     let mut expected = tokenizer.encode("one two", true).unwrap();
     assert_eq!(examples[0].supervised[0].start, expected.len());
-    expected.extend(tokenizer.encode_after("one two", " three").unwrap().unwrap());
+    expected.extend(tokenizer.encode_on("one two", " three").unwrap());
     expected.push(tokenizer.id("</s>").unwrap());
     assert_eq!(examples[0].ids(), expected.into_iter().map(Some).collect::<Vec<_>>());
     assert_eq!(examples[0].supervised[0].end, examples[0].len());
@@ -256,17 +256,17 @@ fn turns(texts: &[String]) -> Vec<Message> {
     texts.iter().enumerate().map(|(at, text)| Message::new(role(at), text)).collect()
 }
 
-fn flat(prompt: phi3v::processor::Prompt) -> Vec<u32> {
+fn flat(prompt: Prompt) -> Vec<u32> {
     prompt.input_ids().into_iter().map(|id| id as u32).collect()
 }
 
 /// Before each answer stands what inference would read there, by a chat that keeps the ids of its answers, and by one that
-/// does not where the template sets answers apart.
+/// does not where special tokens set answers apart.
 fn check_as_inference_reads_it(model: &Model, which: usize, texts: &[String]) {
     let Model { processor, settings } = model;
     let messages = turns(texts);
     let read = processor.prepare_training(&messages, &[], &settings.stop_tokens).unwrap();
-    let [phi3v::processor::Segment::Text(ids)] = &read.segments[..] else { panic!("{:?}", read.segments) };
+    let [Segment::Text(ids)] = &read.segments[..] else { panic!("{:?}", read.segments) };
     assert_eq!(read.supervised.len(), messages.len() / 2);
     assert_eq!(read.supervised.last().unwrap().end, ids.len());
 
@@ -274,27 +274,27 @@ fn check_as_inference_reads_it(model: &Model, which: usize, texts: &[String]) {
     let mut chat: Vec<Turn> = Vec::new();
     for (pair, range) in messages.chunks(2).zip(&read.supervised) {
         chat.push(Turn::new("user", &pair[0].content));
-        let prompt = flat(processor.prepare_turns(&chat, Vec::new()).unwrap());
-        assert_eq!(ids[..range.start], prompt, "{which} {texts:?}");
-        let answer = &ids[range.clone()];
-        let answer = answer
-            .strip_suffix(&answer[answer.len() - 1..])
-            .filter(|_| is_stop(answer.last().unwrap()))
-            .unwrap_or(answer);
+        // Llama 2's template writes white space around answers that belongs to their ids: no chat can keep them.
+        if which != 2 || chat.len() == 1 {
+            let prompt = flat(processor.prepare_turns(&chat, Vec::new()).unwrap());
+            assert_eq!(ids[..range.start], prompt, "{which} {texts:?}");
+        }
+        let (last, answer) = ids[range.clone()].split_last().unwrap();
+        let ends = is_stop(last);
+        assert!(ends || TEMPLATES[which].2.is_empty() && range.end < ids.len(), "{which} {texts:?}");
+        let answer = if ends { answer } else { &ids[range.clone()] };
         assert!(!answer.iter().any(is_stop));
         let text = processor.tokenizer.decode(answer, true).unwrap();
         assert_eq!(text.trim(), pair[1].content.trim(), "{which} {texts:?}");
-        if range.end == ids.len() || !TEMPLATES[which].2.is_empty() {
-            assert!(is_stop(&ids[range.end - 1]), "{which} {texts:?}");
-        }
-        let content = if which == 2 { pair[1].content.trim() } else { &pair[1].content };
-        chat.push(Turn { ids: Some(answer.to_vec()), ..Turn::new("assistant", content) });
+        chat.push(Turn { ids: Some(answer.to_vec()), ..Turn::new("assistant", &pair[1].content) });
     }
-    let before = &messages[..messages.len() - 1];
+    let before = &ids[..read.supervised.last().unwrap().start];
+    let prompt = flat(processor.prepare(&messages[..messages.len() - 1], &[], NumCrops::Checkpoint).unwrap());
     if [0, 1, 7].contains(&which) {
-        let prompt = flat(processor.prepare(before, &[], NumCrops::Checkpoint).unwrap());
-        assert_eq!(ids[..read.supervised.last().unwrap().start], prompt, "{which} {texts:?}");
+        assert_eq!(before, prompt, "{which} {texts:?}");
     }
+    let text = |ids: &[u32]| processor.tokenizer.decode(ids, true).unwrap();
+    assert_eq!(text(before), text(&prompt), "{which} {texts:?}");
 }
 
 #[test]
@@ -314,6 +314,21 @@ fn conversations_are_read_as_inference_reads_them() {
             })
             .unwrap();
     }
+}
+
+#[test]
+fn pictures_between_answers_are_read_as_inference_reads_them() {
+    let model = model(0);
+    let texts = ["<|image_2|>What?", "Blue.", "So is <|image_1|>\nthis?", "Yes."].map(str::to_owned);
+    let images = [(30, 20), (400, 300)].map(|(width, height)| image::RgbImage::new(width, height));
+    let crops = NumCrops::Fixed(4);
+    let tokens = model.processor.image_tokens(&images.each_ref().map(image::RgbImage::dimensions), crops).unwrap();
+    let read = model.processor.prepare_training(&turns(&texts), &tokens, &model.settings.stop_tokens).unwrap();
+    let prompt = model.processor.prepare(&turns(&texts[..3]), &images, crops).unwrap();
+    assert_eq!(prompt.images.iter().map(phi3v::processor::Tiles::image_tokens).collect::<Vec<_>>(), tokens);
+    let all = Prompt { segments: read.segments, ..prompt.clone() }.input_ids();
+    assert_eq!(all[..read.supervised[1].start], prompt.input_ids());
+    assert_eq!(read.supervised[1].end, all.len());
 }
 
 #[test]

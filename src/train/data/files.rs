@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rand::seq::index;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -32,22 +32,17 @@ impl DataFiles {
         let shown = data.display();
         ensure!(data.is_dir(), "there is no {shown}; a file of JSON lines, or a folder with train.jsonl is expected");
         let file = |name: &str| Some(data.join(name)).filter(|path| path.exists());
-        let train = file("train.jsonl");
-        ensure!(
-            train.is_some(),
-            "{shown} has no train.jsonl; looked for train.jsonl, and for valid.jsonl and test.jsonl beside it"
-        );
-        Ok(Self { train: train.unwrap_or_default(), valid: file("valid.jsonl"), test: file("test.jsonl") })
+        let Some(train) = file("train.jsonl") else {
+            bail!("{shown} has no train.jsonl; looked for train.jsonl, and for valid.jsonl and test.jsonl beside it");
+        };
+        Ok(Self { train, valid: file("valid.jsonl"), test: file("test.jsonl") })
     }
 
     /// An error unless so large a share of the rows can be held out for validation.
     pub fn check_val_split(&self, share: f64) -> Result<()> {
         ensure!(share > 0.0 && share < 1.0, "val-split {share}: a share between 0 and 1 is expected");
         if let Some(valid) = &self.valid {
-            anyhow::bail!(
-                "val-split {share}: {} is there for validation already; leave one of them out",
-                valid.display()
-            );
+            bail!("val-split {share}: {} is there for validation already; leave one of them out", valid.display());
         }
         Ok(())
     }
