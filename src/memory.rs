@@ -17,6 +17,15 @@ pub fn available() -> usize {
     usize::try_from(system.available_memory().min(limit)).unwrap_or(usize::MAX)
 }
 
+/// The most memory in bytes that the process had, weights in mapped files included; what MLX allocated where the system
+/// does not tell.
+pub fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kilobytes.map_or_else(|| mlx_rs::memory::peak_memory().unwrap_or(0), |kilobytes: usize| 1024 * kilobytes)
+}
+
 /// What a model takes, whatever it is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelMemory {

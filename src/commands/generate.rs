@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use phi3v::engine::{FinishReason, Generation, Request};
-use phi3v::memory::Demand;
+use phi3v::memory::{self, Demand};
 use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
 use phi3v::processor::{Message, NumCrops, Prompt};
 use serde::Serialize;
@@ -219,7 +219,7 @@ impl Statistics {
             prompt_tps: rate(generation.prompt_tokens - generation.cached_tokens, generation.prefill_time),
             // The first token comes out of the prefill.
             generation_tps: rate(generation.tokens.len().saturating_sub(1), generation.decode_time),
-            peak_memory: peak_memory(),
+            peak_memory: memory::peak(),
             image_seconds: image_time.as_secs_f64(),
             load_seconds: load_time.as_secs_f64(),
             encoder_seconds: generation.encoder_time.as_secs_f64(),
@@ -242,13 +242,4 @@ impl Statistics {
 /// Tokens per second; 0 where there was no time.
 pub(super) fn rate(tokens: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
-}
-
-/// The most memory in bytes that the process had, weights in mapped files included; what MLX allocated where the system
-/// does not tell.
-pub(super) fn peak_memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kilobytes.map_or_else(|| mlx_rs::memory::peak_memory().unwrap_or(0), |kilobytes: usize| 1024 * kilobytes)
 }

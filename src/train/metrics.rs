@@ -74,6 +74,9 @@ pub struct Validation {
     /// Share of target tokens that were the likeliest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f32>,
+    /// Share of rows all of whose target tokens were the likeliest: what greedy decoding answers, word for word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_exact: Option<f32>,
     /// Target tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_tokens: Option<u64>,
@@ -100,16 +103,16 @@ impl MetricsFile {
         Self::new(file, path).with_context(|| format!("cannot make {}", path.display()))
     }
 
-    /// The file of a run that goes on after `step`: lines of later steps are dropped, as is what a killed process left of a
-    /// line, and the others stay as they are, to the byte.
+    /// The file of a run that goes on: lines that are not to be kept are dropped, as is what a killed process left of a line,
+    /// and the others stay as they are, to the byte.
     ///
     /// # Errors
     /// When there is no file, or a line that is none of such a file.
-    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+    pub fn resume(path: &Path, keep: impl Fn(&Record) -> bool) -> Result<Self> {
         let bytes = read_bytes(path)?;
         let mut kept = Vec::with_capacity(bytes.len());
         for (line, record) in lines(&bytes, path) {
-            if record?.step() <= step {
+            if keep(&record?) {
                 kept.extend_from_slice(line);
             }
         }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail, ensure};
 use mlx_rs::{Array, random};
 use regex::Regex;
+use serde::Serialize;
 
 use crate::adapter::{Adapter, FineTuneType, LowRank};
+use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Parts;
 use crate::nn::seed_of;
 
@@ -24,6 +26,100 @@ pub struct Scope {
     pub projector: bool,
     /// And the vision tower.
     pub vision: bool,
+}
+
+/// What a run trains, known before anything is loaded.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// With what is trained of it: its low-rank changes, or whole tensors.
+    pub adapter: Adapter,
+    /// Names and shapes of the tensors.
+    pub tensors: Vec<(String, Vec<i32>)>,
+}
+
+/// Some of a plan's tensors: those that are alike, layer by layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// The path of the module or the name of the tensor, with `*` for the layers.
+    pub module: String,
+    /// Its shape, `[output, input]` of a linear map.
+    pub shape: Vec<i32>,
+    /// How many there are.
+    pub count: usize,
+    /// Numbers in them that are trained.
+    pub parameters: usize,
+}
+
+impl Plan {
+    /// Of adapters for these linear maps, which change nothing yet.
+    pub fn low_rank(
+        linears: &BTreeMap<String, [i32; 2]>,
+        settings: LoraSettings,
+        dora: bool,
+        seed: u64,
+    ) -> Result<Self> {
+        Ok(Self::of(new_adapter(linears, settings, dora, seed)?))
+    }
+
+    /// Of an adapter that was trained before.
+    pub fn of(adapter: Adapter) -> Self {
+        let mut tensors = Vec::new();
+        for (path, module) in &adapter.modules {
+            tensors.push((format!("{path}.lora_a"), module.a.shape().to_vec()));
+            tensors.push((format!("{path}.lora_b"), module.b.shape().to_vec()));
+            if module.magnitude.is_some() {
+                tensors.push((format!("{path}.m"), vec![module.b.dim(0)]));
+            }
+        }
+        tensors.extend(adapter.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())));
+        Self { adapter, tensors }
+    }
+
+    /// Of the model's own tensors; `weights` are the model's, as it is going to compute.
+    pub fn full(names: &[String], weights: &Weights) -> Result<Self> {
+        let mut adapter = Adapter::default();
+        for name in names {
+            // Never computed: it says the shape and the type to save.
+            let spec = weights.spec(name)?;
+            adapter.tensors.insert(name.clone(), Array::zeros::<f32>(&spec.shape)?.as_dtype(spec.dtype)?);
+        }
+        Ok(Self::of(adapter))
+    }
+
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> usize {
+        self.tensors.iter().map(|(_, shape)| count(shape)).sum()
+    }
+
+    /// The tensors in short.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut add = |path: &str, shape: Vec<i32>, parameters: usize| {
+            let module: Vec<&str> =
+                path.split('.').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part }).collect();
+            let module = module.join(".");
+            match groups.iter_mut().find(|group| group.module == module && group.shape == shape) {
+                Some(group) => {
+                    group.count += 1;
+                    group.parameters += parameters;
+                }
+                None => groups.push(Group { module, shape, count: 1, parameters }),
+            }
+        };
+        for (path, module) in &self.adapter.modules {
+            let (output, rank, input) = (module.b.dim(0), module.rank(), module.a.dim(1));
+            let of_magnitude = if module.magnitude.is_some() { output } else { 0 };
+            add(path, vec![output, input], (rank * (output + input) + of_magnitude) as usize);
+        }
+        for (name, tensor) in &self.adapter.tensors {
+            add(name, tensor.shape().to_vec(), tensor.size());
+        }
+        groups
+    }
+}
+
+fn count(shape: &[i32]) -> usize {
+    shape.iter().map(|&dim| dim as usize).product()
 }
 
 /// The shape of new adapters.
@@ -116,7 +212,7 @@ fn layer_of(path: &str) -> Option<usize> {
 
 /// An adapter that changes nothing yet: `A` is uniform between ±1/√input as in mlx-lm, `B` zero. The same seed makes the
 /// same adapter.
-pub fn new_adapter(
+fn new_adapter(
     linears: &BTreeMap<String, [i32; 2]>,
     settings: LoraSettings,
     dora: bool,

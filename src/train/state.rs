@@ -21,6 +21,8 @@ pub struct Progress {
     pub step: usize,
     /// Tokens that were read, pictures included.
     pub tokens: u64,
+    /// Time that the run took, as far as it was reported.
+    pub seconds: f64,
     /// Losses since the last report, weighted, and what they are to be divided by.
     pub unreported: (f64, f64),
     /// The step at which the held-out rows were last looked at.

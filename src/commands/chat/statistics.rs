@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use phi3v::engine::Generation;
+use phi3v::memory;
 
-use crate::commands::generate::{peak_memory, rate};
+use crate::commands::generate::rate;
 
 /// Counts and times of one answer, or of several.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,7 @@ impl Statistics {
             self.last(),
             self.session.describe(&count),
             self.load.as_secs_f64(),
-            peak_memory() as f64 / 1e9
+            memory::peak() as f64 / 1e9
         )
     }
 }

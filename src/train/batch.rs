@@ -1,0 +1,176 @@
+//! Examples in the order in which they are learned, as what a model reads.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use mlx_rs::Array;
+
+use super::data::{Example, Order};
+use super::gradient::{Batch, Piece, Target};
+use crate::models::{Model, Whole};
+use crate::processor::image_source::ImageLimits;
+use crate::processor::{NumCrops, Processor, Segment, Tiles};
+
+/// What turns examples into batches.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// The model that reads them.
+    pub model: &'a dyn Model,
+    /// Of the model.
+    pub processor: &'a Processor,
+    /// How large pictures may be.
+    pub limits: ImageLimits,
+    /// How pictures are cut.
+    pub num_crops: NumCrops,
+    /// Bytes for pictures' vectors that need not be computed again; none where the model that computes them is trained.
+    pub feature_bytes: Option<usize>,
+}
+
+/// The batches of all epochs, one after the other.
+pub struct Batches<'a> {
+    examples: Vec<Example>,
+    lengths: Vec<usize>,
+    order: Order,
+    reading: Reading<'a>,
+    /// Where epochs begin, as far as they were looked at, and where the next one will.
+    starts: Vec<usize>,
+    /// An epoch and its batches.
+    epoch: (usize, Vec<Vec<usize>>),
+    /// Vectors of the pictures of an example.
+    features: HashMap<usize, Vec<Array>>,
+    kept_bytes: usize,
+}
+
+impl<'a> Batches<'a> {
+    /// The batches of these examples.
+    pub fn new(examples: Vec<Example>, order: Order, reading: Reading<'a>) -> Self {
+        let lengths: Vec<usize> = examples.iter().map(Example::len).collect();
+        let first = order.batches(&lengths, 0);
+        let starts = vec![0, first.len()];
+        Self { examples, lengths, order, reading, starts, epoch: (0, first), features: HashMap::new(), kept_bytes: 0 }
+    }
+
+    /// How many examples there are.
+    pub fn rows(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// The batches of the first epochs.
+    pub fn in_epochs(&mut self, epochs: usize) -> usize {
+        while self.starts.len() <= epochs {
+            self.next_epoch();
+        }
+        self.starts[epochs]
+    }
+
+    /// Looks at one epoch more.
+    fn next_epoch(&mut self) {
+        let epoch = self.starts.len() - 1;
+        self.epoch = (epoch, self.order.batches(&self.lengths, epoch as u64));
+        self.starts.push(self.starts[epoch] + self.epoch.1.len());
+    }
+
+    /// How many epochs the batches before this one are.
+    pub fn epoch_at(&self, index: usize) -> f64 {
+        let epoch = self.starts.partition_point(|&start| start <= index).saturating_sub(1).min(self.starts.len() - 2);
+        let (start, end) = (self.starts[epoch], self.starts[epoch + 1]);
+        epoch as f64 + (index - start) as f64 / (end - start).max(1) as f64
+    }
+
+    /// A batch by its place in the whole order.
+    pub fn get(&mut self, index: usize) -> Result<Batch> {
+        while self.starts.last().is_some_and(|&end| end <= index) {
+            self.next_epoch();
+        }
+        let epoch = self.starts.partition_point(|&start| start <= index) - 1;
+        if self.epoch.0 != epoch {
+            self.epoch = (epoch, self.order.batches(&self.lengths, epoch as u64));
+        }
+        let rows = self.epoch.1[index - self.starts[epoch]].clone();
+        let mut batch = Batch::default();
+        for row in rows {
+            self.add(row, &mut batch).with_context(|| {
+                let example = &self.examples[row];
+                format!("{}, row {}", example.file.display(), example.row)
+            })?;
+        }
+        Ok(batch)
+    }
+
+    /// The most positions that a batch can have, targets, and tiles of a picture in it: what memory is needed for.
+    pub fn largest(&mut self) -> Largest {
+        let (_, batches) = &self.epoch;
+        let sum = |batch: &Vec<usize>, of: &dyn Fn(&Example) -> usize| -> usize {
+            batch.iter().map(|&row| of(&self.examples[row])).sum()
+        };
+        let most = |of: &dyn Fn(&Example) -> usize| batches.iter().map(|batch| sum(batch, of)).max().unwrap_or(0);
+        Largest {
+            positions: most(&Example::len),
+            targets: most(&Example::supervised_tokens),
+            image_tokens: most(&|example| example.image_tokens().iter().sum()),
+        }
+    }
+
+    fn add(&mut self, row: usize, batch: &mut Batch) -> Result<()> {
+        let mut pictures = self.pictures(row)?;
+        let example = &self.examples[row];
+        let start = batch.tokens();
+        let ids = example.ids();
+        for segment in &example.segments {
+            batch.pieces.push(match segment {
+                Segment::Text(ids) => Piece::Tokens(ids.clone()),
+                Segment::Image(index) => std::mem::replace(&mut pictures[*index], Piece::Tokens(Vec::new())),
+            });
+        }
+        for at in example.supervised.iter().cloned().flatten() {
+            let id = ids[at].context("a picture is to be predicted")?;
+            batch.targets.push(Target { from: start + at - 1, id, weight: example.weight });
+        }
+        batch.ends.push(batch.targets.len());
+        let positions: Vec<i32> = match &example.positions {
+            Some(positions) => positions.iter().map(|&position| position as i32).collect(),
+            None => (0..example.len() as i32).collect(),
+        };
+        let len = positions.last().map_or(0, |&last| last as usize + 1);
+        batch.rows.push(Whole { positions, factors: self.reading.model.rope_factors(len) });
+        Ok(())
+    }
+
+    /// The pictures of an example, as vectors where these do not change.
+    fn pictures(&mut self, row: usize) -> Result<Vec<Piece>> {
+        let Reading { model, processor, ref limits, num_crops, feature_bytes } = self.reading;
+        let example = &self.examples[row];
+        if example.images.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(kept) = self.features.get(&row) {
+            return Ok(kept.iter().cloned().map(Piece::Features).collect());
+        }
+        let tiles: Vec<Tiles> = example.tiles(processor, limits, num_crops)?;
+        let Some(most_bytes) = feature_bytes else { return Ok(tiles.into_iter().map(Piece::Picture).collect()) };
+        let mut features = Vec::new();
+        for tiles in &tiles {
+            let vectors = model.encode_image(tiles)?;
+            vectors.eval()?;
+            features.push(vectors);
+        }
+        // Rows come again in another order each epoch, all equally often: none is worth more than another.
+        let bytes: usize = features.iter().map(Array::nbytes).sum();
+        if self.kept_bytes + bytes <= most_bytes {
+            self.kept_bytes += bytes;
+            self.features.insert(row, features.clone());
+        }
+        Ok(features.into_iter().map(Piece::Features).collect())
+    }
+}
+
+/// What a run's batches are at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Largest {
+    /// Positions of a batch.
+    pub positions: usize,
+    /// Tokens of a batch that are to be predicted.
+    pub targets: usize,
+    /// Positions of pictures of a batch.
+    pub image_tokens: usize,
+}
