@@ -1,7 +1,7 @@
 //! Whether a model and what it is to do fit into memory, before anything is loaded.
 
 use anyhow::{Result, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sysinfo::System;
 
 use crate::cache::{CacheSettings, CacheShape, KvPacking};
@@ -70,7 +70,84 @@ impl Demand {
     }
 }
 
+/// What a run of training asks of a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrainingDemand {
+    /// Positions of the largest batch.
+    pub positions: usize,
+    /// Its tokens that are to be predicted.
+    pub targets: usize,
+    /// Its positions of pictures.
+    pub image_tokens: usize,
+    /// Whether gradients go through the vision tower.
+    pub trains_vision: bool,
+    /// Numbers that are trained.
+    pub trained: usize,
+    /// Bytes of the optimizer's state.
+    pub optimizer_bytes: usize,
+    /// Numbers that go into and come out of changed linear maps, of all layers together, for each position.
+    pub adapted_widths: usize,
+    /// Whether only what enters the layers is kept.
+    pub checkpoint: bool,
+}
+
+/// What it takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TrainingMemory {
+    /// The model's tensors.
+    pub weights: usize,
+    /// What is trained, in float32, with gradients and the optimizer's state.
+    pub trained: usize,
+    /// What is computed on the way.
+    pub activations: usize,
+}
+
+impl TrainingMemory {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.weights.saturating_add(self.trained).saturating_add(self.activations)
+    }
+}
+
 impl ModelMemory {
+    /// What training takes at its largest batch, estimated from the widths of a layer: what enters and leaves its maps is
+    /// kept for the way back, of changed ones also in float32.
+    pub fn training(&self, demand: &TrainingDemand) -> TrainingMemory {
+        let layers = self.cache_shape.num_hidden_layers.max(1);
+        let plain = (10 * self.hidden_size + 5 * self.intermediate_size) * self.item_size;
+        let of_layers = demand.positions * (layers * plain + 4 * demand.adapted_widths);
+        let entering = layers * demand.positions * self.hidden_size * self.item_size;
+        let at_once = if demand.checkpoint { demand.targets.min(256) } else { demand.targets };
+        let logits = at_once * self.vocab_size * (self.item_size + 3 * size_of::<f32>());
+        let decoder = if demand.checkpoint { entering + 2 * of_layers / layers } else { of_layers };
+        // Of CLIP-L: 144 positions of a prompt are a tile's 577.
+        let of_tile = 577 * (8 * 1024 + 2 * 4096) * self.item_size;
+        let kept_layers = if demand.trains_vision { 23 } else { 1 };
+        let vision = demand.image_tokens.div_ceil(144) * of_tile * kept_layers;
+        TrainingMemory {
+            weights: self.weights,
+            trained: 3 * size_of::<f32>() * demand.trained + demand.optimizer_bytes,
+            activations: decoder + logits + vision,
+        }
+    }
+
+    /// An error, with what would help, unless training fits into `available` bytes.
+    pub fn check_training(&self, demand: &TrainingDemand, available: usize) -> Result<()> {
+        let needed = self.training(demand).total();
+        if needed <= available {
+            return Ok(());
+        }
+        let fits = |demand: TrainingDemand| self.training(&demand).total() <= available;
+        let help = if !demand.checkpoint && fits(TrainingDemand { checkpoint: true, ..*demand }) {
+            "--grad-checkpoint would fit"
+        } else if self.weights > available {
+            "a quantized model is smaller: phi3v convert -q"
+        } else {
+            "--grad-checkpoint, a smaller --batch-size, shorter rows or a smaller --num-crops take less"
+        };
+        bail!("training takes about {:.2} GB of memory, and {:.2} GB are free; {help}", needed as f64 / 1e9, available as f64 / 1e9)
+    }
+
     /// By the checkpoint's headers, with `weights` bytes of tensors and numbers of `item_size` bytes.
     pub fn of(files: &ModelFiles, weights: usize, item_size: usize) -> Result<Self> {
         #[derive(Deserialize)]

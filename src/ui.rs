@@ -93,6 +93,11 @@ impl Ui {
         self.bar("answering", total, "{msg:24!} {bar:30} {pos:>10} of {len} rows {eta:>6}")
     }
 
+    /// A bar over so many steps of training; its label is to be changed as they are taken.
+    pub(crate) fn steps(&self, total: u64) -> ProgressBar {
+        self.bar("training", total, "{msg:52!} {bar:20} {pos:>6} of {len} steps {eta:>6}")
+    }
+
     fn bar(&self, label: &str, total: u64, template: &str) -> ProgressBar {
         let target = match self.verbosity {
             Verbosity::Quiet => ProgressDrawTarget::hidden(),

@@ -6,6 +6,7 @@ mod docs;
 mod explain;
 mod form;
 mod generate;
+mod lora;
 mod rows;
 mod session;
 mod stream;
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     /// Talk with the model, about pictures or without
     Chat(chat::ChatArgs),
+    /// Teach a model by examples, with pictures or without
+    Lora(Box<lora::LoraArgs>),
     /// Make a model folder in MLX's layout, quantized or not
     Convert(ConvertArgs),
     /// Quantize a model folder
@@ -41,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Generate(args) => generate::run(*args),
         Command::Chat(args) => chat::run(args),
+        Command::Lora(args) => lora::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),
         Command::Verify(args) => verify::run(args),

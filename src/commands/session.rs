@@ -99,6 +99,15 @@ impl Opened {
         Ok(())
     }
 
+    /// Loads the model alone, if it can do `demand`.
+    pub(super) fn load_model(self, demand: Demand, ui: &Ui) -> Result<(Box<dyn Model>, Processor)> {
+        let weights = models::weights(&self.files, self.dtype)?;
+        let memory = ModelMemory::of(&self.files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
+        drop(weights);
+        memory.check(&demand, memory::available())?;
+        Ok((load_model(&self.files, self.dtype, &self.adapters, ui)?, self.processor))
+    }
+
     /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
     pub(super) fn load(self, args: EngineArgs, demand: Demand, at_once: Option<usize>, ui: &Ui) -> Result<Session> {
         let model_name = match (&args.prompt_cache, &args.image_cache) {

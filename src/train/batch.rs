@@ -97,20 +97,6 @@ impl<'a> Batches<'a> {
         Ok(batch)
     }
 
-    /// The most positions that a batch can have, targets, and tiles of a picture in it: what memory is needed for.
-    pub fn largest(&mut self) -> Largest {
-        let (_, batches) = &self.epoch;
-        let sum = |batch: &Vec<usize>, of: &dyn Fn(&Example) -> usize| -> usize {
-            batch.iter().map(|&row| of(&self.examples[row])).sum()
-        };
-        let most = |of: &dyn Fn(&Example) -> usize| batches.iter().map(|batch| sum(batch, of)).max().unwrap_or(0);
-        Largest {
-            positions: most(&Example::len),
-            targets: most(&Example::supervised_tokens),
-            image_tokens: most(&|example| example.image_tokens().iter().sum()),
-        }
-    }
-
     fn add(&mut self, row: usize, batch: &mut Batch) -> Result<()> {
         let mut pictures = self.pictures(row)?;
         let example = &self.examples[row];
@@ -173,4 +159,21 @@ pub struct Largest {
     pub targets: usize,
     /// Positions of pictures of a batch.
     pub image_tokens: usize,
+}
+
+impl Largest {
+    /// Of these examples in this order: of the first epoch, as others differ little. Also how many batches it has.
+    pub fn of(examples: &[Example], order: &Order) -> (Self, usize) {
+        let lengths: Vec<usize> = examples.iter().map(Example::len).collect();
+        let batches = order.batches(&lengths, 0);
+        let most = |of: fn(&Example) -> usize| {
+            batches.iter().map(|batch| batch.iter().map(|&row| of(&examples[row])).sum()).max().unwrap_or(0)
+        };
+        let largest = Self {
+            positions: most(Example::len),
+            targets: most(Example::supervised_tokens),
+            image_tokens: most(|example| example.image_tokens().iter().sum()),
+        };
+        (largest, batches.len())
+    }
 }

@@ -7,7 +7,7 @@ use mlx_rs::{Array, random};
 use regex::Regex;
 use serde::Serialize;
 
-use crate::adapter::{Adapter, FineTuneType, LowRank};
+use crate::adapter::{Adapter, LowRank};
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Parts;
 use crate::nn::seed_of;
@@ -15,8 +15,6 @@ use crate::nn::seed_of;
 /// What is to be trained.
 #[derive(Debug, Clone)]
 pub struct Scope {
-    /// In which way.
-    pub fine_tune_type: FineTuneType,
     /// Only the last layers of the language model; none for all.
     pub num_layers: Option<usize>,
     /// Only modules whose paths this finds something in; none for the attention and the MLPs of the language model, or
@@ -89,6 +87,17 @@ impl Plan {
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(|(_, shape)| count(shape)).sum()
+    }
+
+    /// Whether what a picture becomes changes.
+    pub fn trains_vision(&self) -> bool {
+        self.tensors.iter().any(|(name, _)| name.starts_with(VISION))
+    }
+
+    /// Numbers that go into and come out of all changed maps of the language model, for each position.
+    pub fn adapted_widths(&self) -> usize {
+        let modules = self.adapter.modules.iter().filter(|(path, _)| !path.starts_with(VISION));
+        modules.map(|(_, module)| (module.a.dim(1) + module.b.dim(0)) as usize).sum()
     }
 
     /// The tensors in short.

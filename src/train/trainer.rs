@@ -18,7 +18,7 @@ use super::gradient::Trained;
 use super::metrics::{MetricsFile, Record, Training, Validation};
 use super::optimizer::{self, Optimizer};
 use super::schedule::Schedule;
-use super::state::{Progress, Saved};
+use super::state::{self, Progress, Saved};
 use crate::adapter::{Adapter, Format};
 use crate::checkpoint::Param;
 use crate::engine::{Engine, Request};
@@ -115,6 +115,10 @@ pub struct Trainer<'e> {
     extra: Map<String, Value>,
     folder: PathBuf,
 }
+
+/// The files that a run writes into its folder.
+pub const FILES: [&str; 6] =
+    [state::FILE, "metrics.jsonl", "adapters.safetensors", "adapter_config.json", "loss.png", "loss.svg"];
 
 /// The file of the run's figures.
 pub fn metrics_path(folder: &Path) -> PathBuf {
