@@ -50,7 +50,7 @@ pub(super) enum Layout {
 /// The tensors of a weight file by what they are.
 pub(super) struct Sorted {
     modules: BTreeMap<String, [Option<Array>; 3]>,
-    tensors: BTreeMap<String, Array>,
+    pub(super) tensors: BTreeMap<String, Array>,
 }
 
 /// Reads a weight file.
@@ -107,11 +107,8 @@ fn low_rank_part(
 }
 
 impl Sorted {
-    /// The changes, given what the configuration says of the rank and scale of each path, and the whole tensors.
-    pub(super) fn complete(
-        self,
-        settings: impl Fn(&str) -> Result<(u32, f32)>,
-    ) -> Result<(BTreeMap<String, LowRank>, BTreeMap<String, Array>)> {
+    /// The changes, given what the configuration says of the rank and scale of each path.
+    pub(super) fn modules(self, settings: impl Fn(&str) -> Result<(u32, f32)>) -> Result<BTreeMap<String, LowRank>> {
         let missing = |part: usize| {
             let lacking = self.modules.iter().filter(move |(_, parts)| parts[part].is_none());
             lacking.map(|(path, _)| path.clone()).collect::<Vec<String>>()
@@ -127,7 +124,7 @@ impl Sorted {
             ensure!(a.shape()[0] as u32 == rank, "{path} is of rank {}, but {CONFIG} has {rank}", a.shape()[0]);
             modules.insert(path, LowRank { a, b, scale, magnitude });
         }
-        Ok((modules, self.tensors))
+        Ok(modules)
     }
 }
 

@@ -51,15 +51,16 @@ pub(super) fn read(folder: &Path, value: &Value) -> Result<Adapter> {
     let path = folder.join(MLX_WEIGHTS);
     ensure!(path.is_file(), "there is no {MLX_WEIGHTS}, which {CONFIG} belongs to");
     let mut adapter = Adapter::default();
-    let full = config.fine_tune_type == Some(FineTuneType::Full);
-    let (rank, scale, dropout) = if full { (0, 1.0, 0.0) } else { settings(&config, value).context(CONFIG)? };
-    let legacy = config.lora_parameters.is_none();
-    let sorted = read_tensors(&path, Layout::Mlx, |name| match full {
-        true => Some(Role::Whole(name.to_owned())),
-        false => role(name, legacy),
-    })?;
-    (adapter.modules, adapter.tensors) = sorted.complete(|_| Ok((rank, scale)))?;
-    adapter.about.dropout = dropout;
+    if config.fine_tune_type == Some(FineTuneType::Full) {
+        let sorted = read_tensors(&path, Layout::Mlx, |name| Some(Role::Whole(name.to_owned())))?;
+        adapter.tensors = sorted.tensors;
+    } else {
+        let (rank, scale, dropout) = settings(&config, value).context(CONFIG)?;
+        let legacy = config.lora_parameters.is_none();
+        let sorted = read_tensors(&path, Layout::Mlx, |name| role(name, legacy))?;
+        adapter.modules = sorted.modules(|_| Ok((rank, scale)))?;
+        adapter.about.dropout = dropout;
+    }
     if let Some(stated) = config.fine_tune_type {
         let found = adapter.fine_tune_type();
         ensure!(stated == found, "{CONFIG} has the fine_tune_type {}, the tensors are {}", json!(stated), json!(found));

@@ -101,7 +101,8 @@ pub enum Format {
     /// There is one rank and one scale for all: of lower ranks A and B are filled up with zeros, and where scales differ
     /// they become part of B.
     MlxLm,
-    /// The same with what mlx-vlm wants in the configuration; since its version 0.6.
+    /// The same with what mlx-vlm wants in the configuration; since its version 0.6. Of whole tensors it wants all that
+    /// the model has.
     MlxVlm,
     /// `adapter_model.safetensors` of Hugging Face's PEFT.
     ///
@@ -126,7 +127,8 @@ pub struct Adapter {
     /// By the path of the linear map: `model.layers.0.self_attn.qkv_proj`.
     pub modules: BTreeMap<String, LowRank>,
     /// Whole tensors in the place of the model's, by their names in the checkpoint and in the type in which they are
-    /// stored: of full fine-tuning, or PEFT's `modules_to_save`. Axes are in the order of whose file it is.
+    /// stored: of full fine-tuning, or PEFT's `modules_to_save`. Convolutions have the axes of the program that wrote
+    /// them: PEFT's as torch has them, the others' as MLX.
     pub tensors: BTreeMap<String, Array>,
     /// How it was made.
     pub about: About,
@@ -188,16 +190,10 @@ impl Adapter {
     /// # Errors
     /// When the model has none such, or two become the same. The adapter is then as it was.
     pub fn rename(&mut self, known: impl Fn(&str) -> bool) -> Result<()> {
-        let names: Vec<&String> = self.modules.keys().chain(self.tensors.keys()).collect();
-        let renamed: Vec<Option<String>> = names.iter().map(|name| resolve(name, &known)).collect();
-        let unknown = names.iter().zip(&renamed).filter(|(_, to)| to.is_none());
-        let unknown: Vec<String> = unknown.map(|(&name, _)| name.clone()).collect();
+        let (modules, tensors) = (renamed(&self.modules, &known)?, renamed(&self.tensors, &known)?);
+        let unknown = [modules.1, tensors.1].concat();
         ensure!(unknown.is_empty(), "the adapter changes what the model does not have: {}", list(&unknown));
-        let mut sorted: Vec<String> = renamed.into_iter().flatten().collect();
-        let (paths, tensors) = sorted.split_at_mut(self.modules.len());
-        let modules = rekeyed(&self.modules, paths)?;
-        self.tensors = rekeyed(&self.tensors, tensors)?;
-        self.modules = modules;
+        (self.modules, self.tensors) = (modules.0, tensors.0);
         Ok(())
     }
 
@@ -228,12 +224,18 @@ fn resolve(name: &str, known: impl Fn(&str) -> bool) -> Option<String> {
     candidates.into_iter().flatten().find(|candidate| known(candidate))
 }
 
-fn rekeyed<T: Clone>(map: &BTreeMap<String, T>, names: &[String]) -> Result<BTreeMap<String, T>> {
-    let mut rekeyed = BTreeMap::new();
-    for ((old, value), name) in map.iter().zip(names) {
-        if rekeyed.insert(name.clone(), value.clone()).is_some() {
-            bail!("the adapter changes {name} twice, once as {old}");
+/// The values under their new names, and the names for which there is none.
+fn renamed<T: Clone>(
+    map: &BTreeMap<String, T>,
+    known: impl Fn(&str) -> bool,
+) -> Result<(BTreeMap<String, T>, Vec<String>)> {
+    let (mut renamed, mut unknown) = (BTreeMap::new(), Vec::new());
+    for (old, value) in map {
+        match resolve(old, &known) {
+            Some(name) if renamed.contains_key(&name) => bail!("the adapter changes {name} twice, once as {old}"),
+            Some(name) => _ = renamed.insert(name, value.clone()),
+            None => unknown.push(old.clone()),
         }
     }
-    Ok(rekeyed)
+    Ok((renamed, unknown))
 }

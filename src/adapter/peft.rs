@@ -43,21 +43,39 @@ pub(super) fn read(folder: &Path, value: &Value) -> Result<Adapter> {
     }
     ensure!(path.is_file(), "there is no {PEFT_WEIGHTS}, which {CONFIG} belongs to");
     let saved = config.modules_to_save.as_deref().unwrap_or_default();
-    let sorted = read_tensors(&path, Layout::Torch, |name| role(name, saved))?;
+    let mut sorted = read_tensors(&path, Layout::Torch, |name| role(name, saved))?;
     let settings = Settings::new(&config).context(CONFIG)?;
     let mut adapter = Adapter::default();
-    (adapter.modules, adapter.tensors) = sorted.complete(|path| settings.of(path))?;
+    adapter.tensors = std::mem::take(&mut sorted.tensors);
+    adapter.modules = sorted.modules(|path| settings.of(path))?;
     ensure!(!adapter.modules.is_empty(), "{PEFT_WEIGHTS} has no lora_A and lora_B");
     let (stated, found) = (config.use_dora.unwrap_or_default(), adapter.fine_tune_type() == FineTuneType::Dora);
-    ensure!(
-        stated == found,
-        "{CONFIG} has use_dora {stated}, and the tensors {} magnitudes",
-        if found { "have" } else { "no" }
-    );
+    let have = if found { "have" } else { "have no" };
+    ensure!(stated == found, "{CONFIG} has use_dora {stated}, and the tensors {have} magnitudes");
     adapter.about.base_model = config.base_model_name_or_path;
     adapter.about.dropout = config.lora_dropout.unwrap_or_default();
     Ok(adapter)
 }
+
+/// Keys of what trains the model's own weights, too, or computes something else.
+const UNSUPPORTED: [&str; 13] = [
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "megatron_config",
+];
+
+/// Ways to begin that leave the model's weights as they are.
+const INITIAL: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// Refuses what is neither LoRA nor DoRA of linear maps.
 fn refuse(config: &Value) -> Result<()> {
@@ -67,37 +85,14 @@ fn refuse(config: &Value) -> Result<()> {
     if let Some(bias) = get("bias").filter(|&bias| bias != "none") {
         bail!("bias is {bias}: trained biases are not read, only none");
     }
-    // These train the model's own weights, too, or compute something else.
-    const OTHERS: [&str; 13] = [
-        "fan_in_fan_out",
-        "lora_bias",
-        "use_qalora",
-        "use_bdlora",
-        "alora_invocation_tokens",
-        "arrow_config",
-        "kasa_config",
-        "monteclora_config",
-        "velora_config",
-        "layer_replication",
-        "target_parameters",
-        "trainable_token_indices",
-        "megatron_config",
-    ];
-    for key in OTHERS {
-        let empty = |value: &Value| {
-            value == &json!(false)
-                || value.as_array().is_some_and(Vec::is_empty)
-                || value.as_object().is_some_and(Map::is_empty)
-        };
-        if let Some(value) = get(key).filter(|value| !empty(value)) {
-            bail!("{key} is {value}, which is not supported");
-        }
+    let off = [json!(false), json!([]), json!({})];
+    let asked = |key: &&str| get(key).filter(|value| !off.contains(value)).map(|value| format!("{key} is {value}"));
+    if let Some(asked) = UNSUPPORTED.iter().find_map(asked) {
+        bail!("{asked}, which is not supported; merge the adapter into the model with PEFT");
     }
-    const INITIAL: [&str; 3] = ["gaussian", "eva", "orthogonal"];
-    if let Some(method) = get("init_lora_weights").and_then(Value::as_str).filter(|method| !INITIAL.contains(method)) {
-        bail!(
-            "init_lora_weights is {method}: the model's weights were changed as well; convert it with PEFT's path_initial_model_for_weight_conversion"
-        );
+    let method = get("init_lora_weights").and_then(Value::as_str);
+    if let Some(method) = method.filter(|method| !INITIAL.contains(method)) {
+        bail!("init_lora_weights is {method}, which changed the model's weights, too; convert the adapter with PEFT");
     }
     Ok(())
 }

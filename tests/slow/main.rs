@@ -5,6 +5,7 @@
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod adapter;
 mod convert;
 mod gguf;
 mod jsonl;

@@ -1,6 +1,7 @@
 //! All integration tests in one binary. They need nothing outside this repository.
 #![allow(clippy::unwrap_used)]
 
+mod adapter;
 mod batch;
 mod chat;
 mod checkpoint;
