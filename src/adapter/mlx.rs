@@ -75,9 +75,7 @@ pub(super) fn read(folder: &Path, value: &Value) -> Result<Adapter> {
 fn settings(config: &Config, value: &Value) -> Result<(u32, f32, f32)> {
     let Some(parameters) = &config.lora_parameters else {
         if config.rank.is_none() {
-            bail!(
-                "no format known here: neither lora_parameters (mlx-lm, mlx-vlm), rank (mlx-vlm) nor peft_type (PEFT)"
-            );
+            bail!("no known format: it has neither lora_parameters (of mlx-lm), rank (of mlx-vlm) nor peft_type");
         }
         let Legacy { rank, alpha, dropout } = parse(value)?;
         return Ok((rank.get(), scale(alpha / f64::from(rank.get()))?, dropout.unwrap_or_default()));

@@ -89,8 +89,8 @@ def make():
     else:
         peft = importlib.import_module("mlx_vlm.trainer.peft")
         for kind in ["lora", "dora", "legacy"]:
-            options = dict(rank=3, alpha=4.5, dropout=0.0, verbose=False, legacy=kind == "legacy", use_dora=kind == "dora")
-            model = peft.get_peft_model(base(), KEYS, **options)
+            options = dict(rank=3, alpha=4.5, dropout=0.0, verbose=False)
+            model = peft.get_peft_model(base(), KEYS, legacy=kind == "legacy", use_dora=kind == "dora", **options)
             shake(model)
             save(model, kind)
 

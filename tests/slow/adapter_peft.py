@@ -64,7 +64,8 @@ def load():
     unknown = set(plain.load_state_dict(merged, strict=False).unexpected_keys)
     expected = plain(ids).logits
     model = PeftModel.from_pretrained(base(), adapter).eval()
-    attached = {name.split(".lora_A")[0].removeprefix("base_model.model.") for name, _ in model.named_parameters() if "lora_A" in name}
+    halves = [name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name]
+    attached = {name.removeprefix("base_model.model.") for name in halves}
     wanted = {name.removesuffix(".weight") for name in merged}
     difference = (model(ids).logits - expected).abs().max().item()
     changed = (before - expected).abs().max().item()
