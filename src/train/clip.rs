@@ -38,6 +38,7 @@ pub fn grad_norm(gradients: &[Array]) -> Result<f64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -117,7 +117,11 @@ impl MetricsFile {
             }
         }
         if kept != bytes {
-            replace_file(path, |file| Ok(file.write_all(&kept)?))?;
+            replace_file(path, |file| {
+                // Those who could read it still can.
+                file.set_permissions(fs::metadata(path)?.permissions())?;
+                Ok(file.write_all(&kept)?)
+            })?;
         }
         let file = OpenOptions::new().append(true).open(path);
         Self::new(file, path).with_context(|| format!("cannot open {} to go on with it", path.display()))
@@ -157,6 +161,7 @@ fn lines<'a>(bytes: &'a [u8], path: &Path) -> impl Iterator<Item = (&'a [u8], Re
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::Value;
 

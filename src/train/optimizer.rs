@@ -9,6 +9,7 @@ mod lion;
 mod muon;
 mod sgd;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -189,6 +189,7 @@ impl ValueFormatter<f64> for Axis {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::tests::{run, training, validation};
     use super::*;

@@ -145,6 +145,7 @@ fn nearest(place: f64, parts: usize) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::tests::{run, training, validation};
     use super::*;
