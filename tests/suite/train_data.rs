@@ -252,7 +252,7 @@ fn model(which: usize) -> Model {
 }
 
 fn turns(texts: &[String]) -> Vec<Message> {
-    let role = |at: usize| if at % 2 == 0 { "user" } else { "assistant" };
+    let role = |at: usize| if at.is_multiple_of(2) { "user" } else { "assistant" };
     texts.iter().enumerate().map(|(at, text)| Message::new(role(at), text)).collect()
 }
 
