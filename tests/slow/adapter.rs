@@ -55,7 +55,8 @@ fn export(adapter: &Adapter, format: Format, base: &Tensors, folder: &Path) -> P
 
 /// Random changes of these maps, of two ranks and two scales.
 fn random(paths: &[&str], base: &Tensors, dora: bool) -> Adapter {
-    let normal = |shape: &[i32]| mlx_rs::random::normal::<f32>(shape, None, 0.1, None).unwrap();
+    let normal = |shape: &[i32]| mlx_rs::random::normal::<f32>(shape, None, 0.3, None).unwrap();
+    mlx_rs::random::seed(1).unwrap();
     let mut adapter = Adapter::default();
     for (index, path) in paths.iter().enumerate() {
         let weight = &base[&format!("{path}.weight")];
