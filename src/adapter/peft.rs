@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::folder::{Files, Layout, PEFT_WEIGHTS, Part, Role, number, read as read_tensors, scale};
-use super::{Adapter, CONFIG, FineTuneType, LowRank};
+use super::{About, Adapter, CONFIG, FineTuneType, LowRank};
 use crate::checkpoint::config::parse;
 
 /// What PEFT puts before the names of the model.
@@ -45,15 +45,17 @@ pub(super) fn read(folder: &Path, value: &Value) -> Result<Adapter> {
     let saved = config.modules_to_save.as_deref().unwrap_or_default();
     let mut sorted = read_tensors(&path, Layout::Torch, |name| role(name, saved))?;
     let settings = Settings::new(&config).context(CONFIG)?;
-    let mut adapter = Adapter::default();
-    adapter.tensors = std::mem::take(&mut sorted.tensors);
-    adapter.modules = sorted.modules(|path| settings.of(path))?;
+    let tensors = std::mem::take(&mut sorted.tensors);
+    let about = About {
+        base_model: config.base_model_name_or_path,
+        dropout: config.lora_dropout.unwrap_or_default(),
+        num_layers: None,
+    };
+    let adapter = Adapter { modules: sorted.modules(|path| settings.of(path))?, tensors, about };
     ensure!(!adapter.modules.is_empty(), "{PEFT_WEIGHTS} has no lora_A and lora_B");
     let (stated, found) = (config.use_dora.unwrap_or_default(), adapter.fine_tune_type() == FineTuneType::Dora);
     let have = if found { "have" } else { "have no" };
     ensure!(stated == found, "{CONFIG} has use_dora {stated}, and the tensors {have} magnitudes");
-    adapter.about.base_model = config.base_model_name_or_path;
-    adapter.about.dropout = config.lora_dropout.unwrap_or_default();
     Ok(adapter)
 }
 

@@ -233,7 +233,7 @@ fn peft_takes_the_first_pattern_that_is_an_end_of_the_path() {
     let folder = peft_folder();
     let config = folder.path().join("adapter_config.json");
     edit_json(&config, |config| {
-        config["alpha_pattern"] = json!({ r"layers\.\d+\.mlp\..*": 3, "down_proj": 8, "qkv": 9 })
+        config["alpha_pattern"] = json!({ r"layers\.\d+\.mlp\..*": 3, "down_proj": 8, "qkv": 9 });
     });
     let adapter = read(folder.path()).unwrap();
     assert_eq!((adapter.modules[QKV].scale, adapter.modules[DOWN].scale), (0.5, 1.5));
