@@ -98,8 +98,8 @@ pub enum FineTuneType {
 pub enum Format {
     /// `adapters.safetensors` with `PATH.lora_a` `[input, rank]` and `PATH.lora_b` `[rank, output]`.
     ///
-    /// There is one rank and one scale for all: of lower ranks A and B are filled up with zeros, and where scales differ
-    /// they become part of B.
+    /// There is one rank and one scale for all: of lower ranks A and B are filled up with zeros, and where scales
+    /// differ they become part of B.
     MlxLm,
     /// The same with what mlx-vlm wants in the configuration; since its version 0.6. Of whole tensors it wants all that
     /// the model has.
