@@ -162,12 +162,17 @@ pub(super) fn identity(
     Ok(identity.as_object().cloned().unwrap_or_default())
 }
 
+/// The number that was typed, not the nearest one in 32 bits.
+fn as_written(number: f32) -> Option<f64> {
+    number.to_string().parse().ok()
+}
+
 /// What the adapter's configuration tells of the run, by the names that mlx-lm has.
 pub(super) fn config(opened: &Opened, settings: &Settings) -> Map<String, Value> {
     let config = json!({
         "model": opened.files.folder.display().to_string(),
         "optimizer": settings.optimizer.name(),
-        "learning_rate": settings.schedule.learning_rate,
+        "learning_rate": as_written(settings.schedule.learning_rate),
         "iters": settings.steps,
         "grad_accumulation_steps": settings.grad_accumulation_steps,
         "grad_checkpoint": settings.grad_checkpoint,
