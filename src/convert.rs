@@ -12,12 +12,14 @@ use mlx_rs::Array;
 
 use self::report::Report;
 use crate::calibration::Samples;
+use crate::calibration::divergence::Divergences;
 use crate::calibration::gptq::Gptq;
 use crate::calibration::sensitivity::{Sensitivities, coarse_bits};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes, ToPack, round_to_nearest};
 use crate::checkpoint::quantize::Rule;
 use crate::checkpoint::staging::{Staging, write_file};
+use crate::checkpoint::weights::Attached;
 use crate::checkpoint::{ModelFiles, Weights};
 use crate::models;
 use crate::processor::Processor;
@@ -61,6 +63,10 @@ pub struct Options {
     pub calibration: Option<PathBuf>,
     /// Whether to measure what the conversion costs.
     pub report: bool,
+    /// What becomes part of the matrices.
+    pub adapters: Vec<Attached>,
+    /// Whether to compare the result's predictions with those of the model with its adapters.
+    pub verify: bool,
 }
 
 impl Options {
@@ -75,6 +81,8 @@ impl Options {
             target_bpw: None,
             calibration: None,
             report: false,
+            adapters: Vec::new(),
+            verify: false,
         }
     }
 }
@@ -109,6 +117,8 @@ pub struct Outcome {
     pub packings: BTreeMap<String, QuantizedAs>,
     /// What it cost, if that was asked.
     pub report: Option<Report>,
+    /// How far its predictions are from those of the model with its adapters, if that was asked.
+    pub divergence: Option<Divergences>,
 }
 
 /// A conversion under way.
@@ -123,7 +133,7 @@ struct Job<'a> {
 /// Makes the folder. `on_event` may break off, which is an error, and leaves nothing behind.
 pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) -> Result<Outcome> {
     ensure_apart(&files.folder, &options.target)?;
-    let weights = models::weights(files, None)?;
+    let weights = options.adapters.iter().cloned().fold(models::weights(files, None)?, Weights::attach);
     let mut job = Job { files, weights: &weights, options, settings: options.settings.clone() };
     // Whether it is possible, before anything slow.
     let mut conversion = job.conversion()?;
@@ -149,12 +159,13 @@ pub fn convert(files: &ModelFiles, options: &Options, on_event: &mut OnEvent) ->
     if let Some(report) = &report {
         write_file(folder, report::FILE, format!("{:#}\n", serde_json::to_value(report)?).as_bytes())?;
     }
+    let divergence = options.verify.then(|| report::verify(&job, &conversion, folder, on_event)).transpose()?;
     let card = card::model_card(files, options.source_name.as_deref(), &conversion)?;
     write_file(folder, "README.md", card.as_bytes())?;
     // Last: without it nobody takes the folder for a model.
     write_file(folder, "config.json", format!("{:#}\n", conversion.config()?).as_bytes())?;
     staging.publish()?;
-    Ok(Outcome { sizes: conversion.sizes, packings: conversion.packings, report })
+    Ok(Outcome { sizes: conversion.sizes, packings: conversion.packings, report, divergence })
 }
 
 impl<'a> Job<'a> {

@@ -132,6 +132,7 @@ impl<'a> Conversion<'a> {
             let path = module(&entry).to_owned();
             let action = match (&wanted, entry.packed) {
                 (Some(wanted), _) if is_matrix(&entry) && wanted.contains_key(&path) => Action::Pack(wanted[&path]),
+                (None, Some(packing)) if !settings.dequantize && weights.is_changed(&path) => Action::Pack(packing),
                 (None, Some(_)) if !settings.dequantize => Action::Keep,
                 (_, Some(_)) => Action::Unpack,
                 (_, None) => Action::Keep,
@@ -145,7 +146,8 @@ impl<'a> Conversion<'a> {
         }
         let bytes = steps.iter().flat_map(|step| &step.outputs).map(TensorSpec::bytes).sum();
         let packed = |step: &&Step| step.entry.packed.is_some() || weights.is_coarse(&step.entry.path);
-        let repacked = steps.iter().filter(|step| matches!(step.action, Action::Pack(_))).filter(packed).count();
+        let changes = |step: &&Step| !weights.is_changed(module(&step.entry));
+        let repacked = steps.iter().filter(|step| matches!(step.action, Action::Pack(_))).filter(packed).filter(changes).count();
         let default = match &settings.rule {
             Some(rule) => Some(rule.default),
             None => packings.first_key_value().map(|(_, &packing)| packing),

@@ -182,12 +182,41 @@ impl Weights {
         self.tensors.get(name).is_some_and(|stored| stored.coarse)
     }
 
-    /// A tensor by its name, as stored but for the order of its axes.
+    /// A tensor by its name, as stored but for the order of its axes, and for what attached adapters change of it.
     pub fn read(&self, name: &str) -> Result<Array> {
-        self.array(self.stored(name)?).with_context(|| name.to_owned())
+        let stored = self.stored(name)?;
+        if let Some(replaced) = self.replaced.get(name) {
+            return Ok(replaced.reshape(&stored.final_shape())?.as_dtype(stored.dtype)?);
+        }
+        let array = self.array(stored).with_context(|| name.to_owned())?;
+        match name.strip_suffix(".weight") {
+            Some(path) if stored.dtype.is_float() => self.changed(path, array),
+            _ => Ok(array),
+        }
     }
 
-    /// The matrix `[output, input]` of the module at `path` as floats, packed or not.
+    /// Whether attached adapters change the matrix of the module at `path`.
+    pub fn is_changed(&self, path: &str) -> bool {
+        self.attached.iter().any(|attached| attached.adapter.modules.contains_key(path))
+    }
+
+    /// The matrix of a module with what attached adapters change of it.
+    fn changed(&self, path: &str, matrix: Array) -> Result<Array> {
+        if !self.is_changed(path) {
+            return Ok(matrix);
+        }
+        let before = matrix.as_dtype(Dtype::Float32)?;
+        let mut after = before.clone();
+        for Attached { adapter, share, .. } in &self.attached {
+            if let Some(module) = adapter.modules.get(path) {
+                let change = module.merged(&before).with_context(|| path.to_owned())?.subtract(&before)?;
+                after = after.add(change.multiply(Array::from_f32(*share))?)?;
+            }
+        }
+        Ok(after.as_dtype(matrix.dtype())?)
+    }
+
+    /// The matrix `[output, input]` of the module at `path` as floats, packed or not; see [`read`](Self::read).
     pub fn matrix(&self, path: &str) -> Result<Array> {
         let part = |name: &str| self.read(&format!("{path}.{name}"));
         if !self.tensors.contains_key(&format!("{path}.scales")) {
@@ -196,7 +225,7 @@ impl Weights {
         let QuantizedAs { group_size, bits, mode } = self.packing(path)?;
         let biases = mode.has_biases().then(|| part("biases")).transpose()?;
         let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
-        Ok(unpack(&packed, dtype_of_unpacked(packed.scales.dtype()))?)
+        self.changed(path, unpack(&packed, dtype_of_unpacked(packed.scales.dtype()))?)
     }
 
     /// How the module at `path`, which has scales, is packed.
@@ -321,7 +350,7 @@ impl Weights {
         }
         let dtype = self.dtype.filter(|_| stored.dtype.is_float()).unwrap_or(stored.dtype);
         let taken = match self.replaced.get(name) {
-            Some(array) => array.as_dtype(dtype).map_err(Into::into),
+            Some(array) => array.reshape(shape).and_then(|array| array.as_dtype(dtype)).map_err(Into::into),
             None if self.skeleton => expected().as_dtype(dtype).map_err(Into::into),
             None => self.cast(stored),
         };

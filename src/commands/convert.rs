@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use indicatif::ProgressBar;
 use mlx_quantized::Mode;
+use phi3v::calibration::divergence::Divergence;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::checkpoint::config::QuantizedAs;
 use phi3v::checkpoint::gguf::GgufType;
@@ -159,10 +160,15 @@ fn make(files: &ModelFiles, mut options: Options, target: TargetArgs, cpu: &CpuA
     options.replace = force;
     options.settings.dtype = dtype.dtype();
     device::use_threads(cpu.threads.map(usize::from))?;
+    make_folder(files, &options, json, ui)
+}
+
+/// Makes the folder, with bars, and tells what came out.
+pub(super) fn make_folder(files: &ModelFiles, options: &Options, json: bool, ui: &Ui) -> Result<ExitCode> {
     interrupt::listen()?;
     let started = Instant::now();
     let mut bar = ProgressBar::hidden();
-    let result = convert(files, &options, &mut |event| {
+    let result = convert(files, options, &mut |event| {
         match event {
             Event::Warning(message) => bar.suspend(|| ui.warning(message)),
             Event::Stage(label, unit, total) => {
@@ -177,21 +183,26 @@ fn make(files: &ModelFiles, mut options: Options, target: TargetArgs, cpu: &CpuA
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    finish(result, ui, |outcome| print(&outcome, &options, started.elapsed().as_secs_f64(), json, ui))
+    finish(result, ui, |outcome| print(&outcome, options, started.elapsed().as_secs_f64(), json, ui))
 }
 
 fn print(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui) -> Result<()> {
-    let Outcome { sizes, packings, report } = outcome;
+    let Outcome { sizes, packings, report, divergence } = outcome;
     for (path, QuantizedAs { group_size, bits, mode }) in packings {
         ui.verbose(format!("{path}: {mode:?}, {bits} bits in groups of {group_size}"));
     }
     let path = options.target.display();
     let mut stdout = std::io::stdout().lock();
     if json {
-        let output = json!({ "path": path.to_string(), "sizes": sizes, "report": report, "seconds": seconds });
+        let output = json!({ "path": path.to_string(), "sizes": sizes, "report": report, "divergence": divergence, "seconds": seconds });
         writeln!(stdout, "{output}")?;
     } else if let Some(report) = report {
         writeln!(stdout, "{report}")?;
+    }
+    if let Some(divergence) = divergence.filter(|_| !json) {
+        let Divergence { kl, top1_agreement, positions } = divergence.all;
+        let same = 100.0 * top1_agreement;
+        writeln!(stdout, "against the model with its adapters: KL {kl:.5} nats, {same:.1} % of {positions} first choices the same")?;
     }
     let (before, after) = (sizes.source_bytes as f64 / 1e9, sizes.bytes as f64 / 1e9);
     let bits = sizes.bits_per_weight;

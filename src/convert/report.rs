@@ -5,18 +5,19 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
-use super::{Job, Method, OnEvent, Unit, stage};
+use super::{Job, Method, OnEvent, REPORT_POSITIONS, Unit, stage};
 use crate::calibration::Samples;
 use crate::calibration::divergence::{Divergences, Reference};
-use crate::checkpoint::ModelFiles;
+use crate::checkpoint::{ModelFiles, Weights};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes};
 use crate::checkpoint::quantize::Rule;
 use crate::models;
+use crate::processor::Processor;
 
 /// Name of the report in the result's folder.
 pub const FILE: &str = "quantization_report.json";
@@ -95,6 +96,35 @@ pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &m
     let mut tell = positions(judge, "measuring the source", on_event);
     let model = models::load(files, None, |_, _| ())?;
     Reference::record(model.as_ref(), judge, &mut tell)
+}
+
+/// Compares the result with the model that its adapters are attached to.
+///
+/// # Errors
+/// Also when they differ by more than rounding, where nothing is quantized.
+pub(super) fn verify(
+    job: &Job,
+    conversion: &Conversion,
+    folder: &Path,
+    on_event: &mut OnEvent,
+) -> Result<Divergences> {
+    const ROUNDING: f64 = 0.01;
+    let samples = Samples::built_in(&Processor::read(job.files)?, job.files.max_position_embeddings()?)?;
+    let samples = samples.up_to(REPORT_POSITIONS);
+    let adapters = job.options.adapters.iter().cloned();
+    let reference = {
+        let mut tell = positions(&samples, "asking the model with adapters", on_event);
+        let model = models::build(job.files, adapters.fold(models::weights(job.files, None)?, Weights::attach))?;
+        Reference::record(model.as_ref(), &samples, &mut tell)?
+    };
+    let divergences = compare(&result_files(job, conversion, folder)?, &reference, "asking the new model", on_event)?;
+    let kl = divergences.all.kl;
+    ensure!(
+        kl <= ROUNDING || !conversion.packings.is_empty(),
+        "the new model's predictions differ from those of the model with its adapters: {kl:.4} nats, where rounding \
+         explains {ROUNDING}; nothing was written"
+    );
+    Ok(divergences)
 }
 
 /// Makes, measures and removes the plainest quantization, in a folder within the result's.

@@ -108,7 +108,7 @@ pub(super) struct SplitArgs {
     /// Fill batches with as many rows as fit into so many positions, in place of --batch-size
     #[arg(long, value_name = "POSITIONS")]
     pub(super) pack: Option<usize>,
-    /// Learn each row once for each of these shares, with that share of the question hidden and the loss divided by
+    /// Learn each row once more for each of these shares, with that share of the question hidden and the loss divided by
     /// 10^(10 · share), as Phi-3-Vision-MLX does it
     #[arg(long, value_name = "SHARES", value_delimiter = ',', value_parser = from_zero)]
     pub(super) mask_ratios: Vec<f32>,
@@ -308,9 +308,12 @@ pub(super) struct FuseArgs {
     /// Make a quantized model's matrices floats; without it, changed matrices are quantized again as they were
     #[arg(long)]
     pub(super) dequantize: bool,
-    /// Compare the new model's logits with those of the model with its adapters
+    /// Compare the new model's predictions with those of the model with its adapters
     #[arg(long)]
     pub(super) verify: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
     #[command(flatten)]
