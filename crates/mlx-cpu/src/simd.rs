@@ -83,13 +83,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat_pair(self, words: u32) -> Self::I;
     /// [`dot_words`](Self::dot_words) for bfloat16; only from `Level::Avx512Bf16` on.
     fn dot_bf16(self, sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
-    /// Transposes 16 rows of 16 words, which are `from_stride` and `to_stride` words apart.
+    /// Transposes `rows` rows, at most 16, of 16 words, which are `from_stride` and `to_stride` words apart.
     ///
     /// # Safety
     /// All of them lie at `from` and have room at `to`.
     #[inline(always)]
-    unsafe fn transpose_16(self, from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
-        for row in 0..16 {
+    unsafe fn transpose_16(self, from: *const u32, from_stride: usize, rows: usize, to: *mut u32, to_stride: usize) {
+        for row in 0..rows {
             for word in 0..16 {
                 // SAFETY: by the caller's promise.
                 unsafe { *to.add(word * to_stride + row) = *from.add(row * from_stride + word) };

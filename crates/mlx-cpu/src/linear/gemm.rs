@@ -49,18 +49,73 @@ pub(super) fn multiply<T: Element>(
     bias: Option<&[f32]>,
     y: &SharedMut<T>,
 ) {
-    for rows in parts(rows, operands.block_rows()) {
-        some_rows(operands, rows, outputs, bias, y);
+    let to = Product { rows, outputs, bias, turned: false, y };
+    let narrow = outputs <= NARROW || operands.words() <= NARROW;
+    if narrow && operands.words() * outputs.next_multiple_of(panel_width(operands.level())) <= MOST_NARROW_WORDS {
+        return panels_first(operands, &to);
+    }
+    left_first(operands, &to);
+}
+
+/// Where a product goes.
+struct Product<'a, T> {
+    rows: usize,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+    /// `y` is `[outputs, rows]`, without a bias.
+    turned: bool,
+    y: &'a SharedMut<'a, T>,
+}
+
+impl<T: Element> Product<'_, T> {
+    /// Writes a part of the product, `[rows, width]`.
+    ///
+    /// # Safety
+    /// No other thread writes any of it.
+    unsafe fn write(&self, level: Level, tile: &[f32], rows: Range<usize>, columns: Range<usize>) {
+        level.dispatch(WriteTile { to: self, tile, width: panel_width(level), rows, columns });
     }
 }
 
-fn some_rows<T: Element>(
-    operands: &impl Operands,
-    rows: Range<usize>,
-    outputs: usize,
-    bias: Option<&[f32]>,
-    y: &SharedMut<T>,
-) {
+/// Columns, or words of a column, up to which a weight is narrow: there is little work to a number of the other operands.
+const NARROW: usize = 128;
+
+/// Words of a narrow weight that a core's cache holds, or at least the one it shares with others.
+const MOST_NARROW_WORDS: usize = 1 << 20;
+
+/// For narrow weights: all of it is packed once, and rows are packed and multiplied by it a block at a time, so that they
+/// are read and the results written once, in order.
+fn panels_first<T: Element>(operands: &impl Operands, to: &Product<T>) {
+    let (block_rows, words, width) = (operands.block_rows(), operands.words(), panel_width(operands.level()));
+    let columns = |panel: usize| panel * width..to.outputs.min((panel + 1) * width);
+    let (panels, panel_len) = (to.outputs.div_ceil(width), words * width);
+    let mut packed = Scratch::new(panels * panel_len);
+    let shared = SharedMut::new(&mut packed);
+    parallel(panels, |panel| {
+        // SAFETY: each task has its own panel.
+        operands.pack_panel(columns(panel), unsafe { shared.slice(panel * panel_len, panel_len) });
+    });
+    let packed = &*packed;
+    parallel(to.rows.div_ceil(block_rows), |block| {
+        let rows = block * block_rows..to.rows.min((block + 1) * block_rows);
+        let (mut left, mut tile) = (Scratch::new(rows.len() * words), Scratch::new(block_rows * width));
+        let tile = as_floats(&mut tile);
+        operands.pack_left(rows.clone(), &mut left);
+        for panel in 0..panels {
+            operands.multiply(&left, rows.len(), &packed[panel * panel_len..][..panel_len], tile);
+            // SAFETY: each task writes other rows.
+            unsafe { to.write(operands.level(), tile, rows.clone(), columns(panel)) };
+        }
+    });
+}
+
+fn left_first<T: Element>(operands: &impl Operands, to: &Product<T>) {
+    for rows in parts(to.rows, operands.block_rows()) {
+        some_rows(operands, rows, to);
+    }
+}
+
+fn some_rows<T: Element>(operands: &impl Operands, rows: Range<usize>, to: &Product<T>) {
     let (block_rows, words, width) = (operands.block_rows(), operands.words(), panel_width(operands.level()));
     let blocks = rows.len().div_ceil(block_rows);
     let block_len = block_rows * words;
@@ -72,28 +127,24 @@ fn some_rows<T: Element>(
     let shared = SharedMut::new(&mut left);
     parallel(blocks, |block| {
         // SAFETY: each task has its own block.
-        let to = unsafe { shared.slice(block * block_len, in_block(block).len() * words) };
-        operands.pack_left(in_block(block), to);
+        let block_to = unsafe { shared.slice(block * block_len, in_block(block).len() * words) };
+        operands.pack_left(in_block(block), block_to);
     });
     let left = &*left;
-    let panels = outputs.div_ceil(width);
+    let panels = to.outputs.div_ceil(width);
     // With few panels, several tasks share one, and each unpacks it for itself.
     let shares = (2 * threads()).div_ceil(panels).clamp(1, blocks);
     parallel(panels * shares, |task| {
         let (panel, share) = (task / shares, task % shares);
-        let columns = panel * width..outputs.min((panel + 1) * width);
+        let columns = panel * width..to.outputs.min((panel + 1) * width);
         let (mut panel, mut tile) = (Scratch::new(words * width), Scratch::new(block_rows * width));
         let tile = as_floats(&mut tile);
         operands.pack_panel(columns.clone(), &mut panel);
         for block in blocks * share / shares..blocks * (share + 1) / shares {
             let rows = in_block(block);
             operands.multiply(&left[block * block_len..][..rows.len() * words], rows.len(), &panel, tile);
-            for (row, sums) in rows.zip(tile.chunks_exact(width)) {
-                // SAFETY: each task writes other rows or other columns.
-                let to = unsafe { y.slice(row * outputs + columns.start, columns.len()) };
-                let bias = bias.map(|bias| &bias[columns.clone()]);
-                operands.level().dispatch(Finish { sums: &sums[..columns.len()], bias, to });
-            }
+            // SAFETY: each task writes other rows or other columns.
+            unsafe { to.write(operands.level(), tile, rows, columns.clone()) };
         }
     });
 }
@@ -174,7 +225,12 @@ impl<'a> Outer<'a> {
 
     /// `y = leftᵀ · right`, `[rows, outputs]`.
     pub(crate) fn multiply<T: Element>(&self, rows: usize, outputs: usize, y: &SharedMut<T>) {
-        multiply(self, rows, outputs, None, y);
+        if rows / 4 < outputs {
+            return multiply(self, rows, outputs, None, y);
+        }
+        // Panels are wider than blocks, so that more is read at once; and nothing of them is wasted on a few columns.
+        let turned = Self { left: self.right, right: self.left, ..*self };
+        left_first(&turned, &Product { rows: outputs, outputs: rows, bias: None, turned: true, y });
     }
 }
 
@@ -209,6 +265,38 @@ fn parts(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(ROWS_AT_ONCE).max(1);
     let len = rows.div_ceil(count).next_multiple_of(block_rows).max(1);
     (0..rows).step_by(len).map(move |first| first..rows.min(first + len))
+}
+
+/// Adds the bias to a tile, and rounds it.
+struct WriteTile<'a, T> {
+    to: &'a Product<'a, T>,
+    tile: &'a [f32],
+    width: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<T: Element> Work for WriteTile<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { to, tile, width, rows, columns } = self;
+        let Product { outputs, y, .. } = *to;
+        if to.turned {
+            for (column, output) in columns.enumerate() {
+                // SAFETY: by the promise of `Product::write`.
+                let to = unsafe { y.slice(output * to.rows + rows.start, rows.len()) };
+                to.iter_mut().enumerate().for_each(|(row, to)| *to = T::from_f32(tile[row * width + column]));
+            }
+            return;
+        }
+        for (row, sums) in rows.zip(tile.chunks_exact(width)) {
+            // SAFETY: by the promise of `Product::write`.
+            let row = unsafe { y.slice(row * outputs + columns.start, columns.len()) };
+            let bias = to.bias.map(|bias| &bias[columns.clone()]);
+            Finish { sums: &sums[..columns.len()], bias, to: row }.run(s);
+        }
+    }
 }
 
 /// Adds the bias and rounds.

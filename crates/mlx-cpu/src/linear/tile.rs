@@ -183,7 +183,7 @@ impl Work for ReadRows<'_> {
 }
 
 /// `[rows, words] -> [words, width]`
-pub(super) struct Transpose<'a> {
+pub(crate) struct Transpose<'a> {
     pub from: &'a [u32],
     pub rows: usize,
     pub to: &'a mut [u32],
@@ -200,11 +200,12 @@ impl Work for Transpose<'_> {
         const SIDE: usize = 16;
         for row in (0..rows).step_by(SIDE) {
             for word in (0..words).step_by(SIDE) {
-                if rows - row >= SIDE && words - word >= SIDE {
-                    // SAFETY: 16 rows and 16 words from here are inside both.
+                if words - word >= SIDE {
+                    let some = SIDE.min(rows - row);
+                    // SAFETY: these rows, and 16 words from here, are inside both.
                     unsafe {
                         let from = from.as_ptr().add(row * words + word);
-                        s.transpose_16(from, words, to.as_mut_ptr().add(word * width + row), width);
+                        s.transpose_16(from, words, some, to.as_mut_ptr().add(word * width + row), width);
                     }
                     continue;
                 }

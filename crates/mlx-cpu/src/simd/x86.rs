@@ -416,10 +416,13 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
         })
     }
     #[inline(always)]
-    unsafe fn transpose_16(self, from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    unsafe fn transpose_16(self, from: *const u32, from_stride: usize, rows: usize, to: *mut u32, to_stride: usize) {
+        let last = rows - 1;
+        let used = 0xffff_u16 >> (16 - rows);
         let mut rows = [_mm512_setzero_si512(); 16];
         for (i, row) in rows.iter_mut().enumerate() {
-            *row = _mm512_loadu_si512(from.add(i * from_stride).cast());
+            // Where there is no row, any other does.
+            *row = _mm512_loadu_si512(from.add(i.min(last) * from_stride).cast());
         }
         // Pairs of rows, then fours, within 128 bits; then the blocks of 128 bits.
         let mut pairs = rows;
@@ -445,7 +448,7 @@ impl<const VNNI_AND_BF16: bool> Simd for Avx512<VNNI_AND_BF16> {
                 _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
             ];
             for (block, column_of_block) in columns.into_iter().enumerate() {
-                _mm512_storeu_si512(to.add((4 * block + column) * to_stride).cast(), column_of_block);
+                _mm512_mask_storeu_epi32(to.add((4 * block + column) * to_stride).cast(), used, column_of_block);
             }
         }
     }
