@@ -1,9 +1,14 @@
 // One MLX primitive for all kernels of this crate: it asks MLX for memory and hands pointers to Rust.
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "mlx/allocator.h"
 #include "mlx/array.h"
@@ -50,6 +55,19 @@ std::vector<Tensor> describe(const std::vector<mx::array>& arrays) {
   return tensors;
 }
 
+// MLX takes fresh memory for every array, and a large one spends longer in page faults, and its readers in misses of the
+// TLB, than a kernel takes to fill it. Only a hint: where it is not taken, nothing is lost.
+void ask_for_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t size) {
+#ifdef __linux__
+  constexpr uintptr_t page = 2 << 20;
+  uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  uintptr_t end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
+  if (begin < end) {
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+#endif
+}
+
 std::vector<mx::array*> handles(const std::vector<mx::array>& arrays) {
   std::vector<mx::array*> out;
   for (const auto& a : arrays) {
@@ -67,6 +85,7 @@ class Kernel : public mx::Primitive {
     std::vector<mx::array> weak;
     for (auto& out : outputs) {
       out.set_data(mx::allocator::malloc(out.nbytes()));
+      ask_for_large_pages(out.data<char>(), out.nbytes());
       weak.push_back(mx::array::unsafe_weak_copy(out));
     }
     // The task holds the kernel and the inputs; of the outputs it must not be an owner.
