@@ -5,6 +5,7 @@ mod few;
 mod gradient;
 mod many;
 mod sequence;
+mod slopes;
 
 use std::cmp::Reverse;
 use std::ffi::CStr;
@@ -129,11 +130,6 @@ impl Seen {
         self.sinks + self.recent.len()
     }
 
-    /// The keys.
-    fn keys(&self) -> impl Iterator<Item = usize> + use<> {
-        (0..self.sinks).chain(self.recent.clone())
-    }
-
     /// The multiples of `size` from which on `size` keys have some that are seen.
     fn steps(&self, size: usize) -> impl Iterator<Item = usize> + use<> {
         let recent = (self.recent.start / size * size).max(self.sinks.next_multiple_of(size));
@@ -165,7 +161,9 @@ impl Kernel for Attention {
     }
 
     fn vjp(&self, inputs: &[Array], cotangents: &[Array]) -> Result<Vec<Option<Array>>> {
-        let arrays: Vec<&Array> = inputs.iter().chain(&cotangents[..1]).collect();
+        let &[batch, heads, n, head_dim] = inputs[0].shape() else { unreachable!("queries have four axes") };
+        let gradient = cotangents[0].reshape(&[batch, n, heads, head_dim])?.transpose_axes(&[0, 2, 1, 3])?;
+        let arrays: Vec<&Array> = inputs.iter().chain([&gradient]).collect();
         let outputs: Vec<(&[i32], Dtype)> = inputs.iter().map(|array| (array.shape(), array.dtype())).collect();
         let gradients = ffi::apply(gradient::Gradient(*self), &arrays, &outputs)?;
         Ok(gradients.into_iter().map(Some).collect())

@@ -115,7 +115,7 @@ impl<T: Element> Work for SumRows<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Self { matrix, rows, to } = self;
         // Most rows of a vocabulary are in no text.
-        if let [] = rows {
+        if rows.is_empty() {
             return to.fill(T::ZERO);
         }
         let mut scratch = Scratch::new(2 * to.len());

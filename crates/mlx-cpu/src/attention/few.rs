@@ -178,7 +178,7 @@ fn hide(scores: &mut [f32], all: &Seen, seen: &Seen) {
 
 /// Scores become `e^score` relative to the largest; their sum. They are whole vectors.
 #[inline(always)]
-pub(super) fn probabilities<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
+fn probabilities<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
     let mut largest = s.splat(f32::MIN);
     for scores in scores.chunks_exact(S::LANES) {
         largest = s.max(load_part(s, scores), largest);

@@ -1,7 +1,10 @@
-//! The gradients of attention, with the probabilities computed anew, a query at a time.
+//! The gradients of attention, with the probabilities computed anew (Dao 2023, section 3.1.2).
 //!
 //! With `p` the probabilities of a query and `g` the gradient with respect to its result: `dv_j = p_j · g`,
 //! `ds_j = p_j · (g · v_j - Σ_i p_i (g · v_i))`, `dq = scale · Σ_j ds_j k_j`, `dk_j = scale · ds_j · q`.
+//!
+//! As in the forward pass a query is a lane of a vector. Some panels of queries meet all keys at a time: their scores stay
+//! in the cache, so that there are five products, and no sixth to have the scores again once their maxima are known.
 
 use std::ffi::CStr;
 
@@ -9,43 +12,37 @@ use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
 
 use super::Attention;
-use super::few::probabilities;
-use super::sequence::Heads;
-use crate::element::{Element, load_part, store_part, with_element};
+use super::many::{Bounds, column_words, keys_at_once, left_columns, left_rows};
+use super::sequence::{HeadRows, Heads};
+use super::slopes::{Lanes, Largest, Probabilities, Slopes, WordsOfKeys, WordsOfQueries, WriteTurned};
+use crate::element::{Element, with_element};
 use crate::ffi::Kernel;
-use crate::linear::convert;
+use crate::linear::Matrix;
+use crate::linear::tile::{Tiles, Transpose};
 use crate::pool::parallel;
 use crate::scratch::{Scratch, as_floats};
-use crate::simd::{Simd, Work};
-use crate::view::{Rows, SharedMut, View, ViewMut};
+use crate::view::{SharedMut, View, ViewMut};
 
-/// Inputs: those of the attention, and the gradient `[batch, n, heads · head_dim]` with respect to its result.
+/// Panels of queries that meet the keys together, so that the sums of keys and values are loaded and stored half as often.
+const PANELS: usize = 2;
+
+/// Inputs: those of the attention, and the gradient `[batch, heads, n, head_dim]` with respect to its result.
 pub(super) struct Gradient(pub Attention);
 
 impl Kernel for Gradient {
     const NAME: &'static CStr = c"attention_gradient";
 
     fn run(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        let [queries, keys, _, cotangent] = inputs else { unreachable!("four inputs") };
+        let [queries, keys, ..] = inputs else { unreachable!("four inputs") };
         let heads = Heads { heads: queries.dim(1), kv_heads: keys.dim(1), head_dim: queries.dim(3) };
-        let (n, total) = (queries.dim(2), keys.dim(2));
+        let (batch, n, total) = (queries.dim(0), queries.dim(2), keys.dim(2));
         let [dq, dk, dv] = outputs else { unreachable!("three outputs") };
         with_element!(dq.dtype(), T => {
             let outputs = [dq.shared::<T>(), dk.shared::<T>(), dv.shared::<T>()];
-            let rows = [0, 1, 2].map(|i| inputs[i].rows::<T>());
-            let cotangent = cotangent.to_slice::<T>();
-            parallel(keys.dim(0) * heads.kv_heads, |kv_head| {
-                self.0.level.dispatch(Head {
-                    attention: self.0,
-                    heads,
-                    n,
-                    total,
-                    kv_head,
-                    rows: &rows,
-                    cotangent: &cotangent,
-                    outputs: &outputs,
-                });
-            });
+            let tiles = Tiles::new(self.0.level, queries.dtype);
+            let call = Call { attention: self.0, tiles, heads, n, total, inputs, outputs };
+            // A key head's sums run through all its queries in order, so that threads do not change them.
+            parallel(batch * heads.kv_heads, |head| call.run(head / heads.kv_heads, head % heads.kv_heads));
         });
     }
 
@@ -54,100 +51,268 @@ impl Kernel for Gradient {
     }
 }
 
-/// A key head with all its query heads.
-struct Head<'a, T: Element> {
+/// What all tasks have in common.
+struct Call<'a, T> {
     attention: Attention,
+    tiles: Tiles,
     heads: Heads,
     n: usize,
     total: usize,
-    /// Counted through the batch, as the query heads are.
-    kv_head: usize,
-    /// Queries, keys, values.
-    rows: &'a [Rows<'a, T>; 3],
-    cotangent: &'a [T],
-    /// Their gradients.
-    outputs: &'a [SharedMut<'a, T>; 3],
+    inputs: &'a [View<'a>],
+    /// Gradients of queries, keys and values.
+    outputs: [SharedMut<'a, T>; 3],
 }
 
-impl<T: Element> Work for Head<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { heads, n, total, .. } = self;
-        let head_dim = heads.head_dim;
-        let scale = self.attention.scale;
-        let width = head_dim.next_multiple_of(S::LANES);
-        let [queries, keys, values] = self.rows;
-        let row = |matrix: usize, index: usize| {
-            matrix * total * width + index * width..matrix * total * width + (index + 1) * width
+/// A key head as left operands, and its gradients.
+struct KeyHead {
+    /// Keys and values by rows, and keys by columns: see [`left_rows`] and [`left_columns`].
+    keys: Scratch,
+    values: Scratch,
+    key_columns: Scratch,
+    /// `[panels of keys, head_dim, width]`
+    of_keys: Scratch,
+    of_values: Scratch,
+}
+
+impl<T: Element> Call<'_, T> {
+    /// A key head with all its query heads.
+    fn run(&self, batch: usize, kv_head: usize) {
+        let Self { tiles, heads, n, total, .. } = *self;
+        let matrix = |input: usize, head: usize| Matrix::dense(&self.inputs[input].part(batch).part(head));
+        let mut head = self.pack(matrix(1, kv_head), matrix(2, kv_head));
+        let mut room = Room::new(tiles, heads.head_dim, total);
+        for query_head in kv_head * heads.group()..(kv_head + 1) * heads.group() {
+            let (queries, gradients) = (matrix(0, query_head), matrix(3, query_head));
+            for first in (0..n).step_by(PANELS * tiles.width()) {
+                let count = (n - first).min(PANELS * tiles.width());
+                let first_row = (batch * heads.heads + query_head) * n;
+                self.queries(&mut head, &mut room, &queries, &gradients, first, count, first_row);
+            }
+        }
+        let first_row = (batch * heads.kv_heads + kv_head) * total;
+        let panel_len = heads.head_dim * tiles.width();
+        for (panel, key) in (0..total).step_by(tiles.width()).enumerate() {
+            let count = tiles.width().min(total - key);
+            let at = panel * panel_len..(panel + 1) * panel_len;
+            self.write(1, first_row + key, count, &head.of_keys[at.clone()], self.attention.scale);
+            self.write(2, first_row + key, count, &head.of_values[at], 1.0);
+        }
+    }
+
+    fn pack(&self, keys: Matrix, values: Matrix) -> KeyHead {
+        let Self { tiles, heads: Heads { head_dim, .. }, n, total, .. } = *self;
+        let seen = self.attention.mask.seen_by(0..n.max(1), n.max(1), total);
+        let [keys, values] = [keys, values].map(|matrix| HeadRows::whole(total, matrix));
+        let zeros = || {
+            let mut sums = Scratch::new(total.next_multiple_of(tiles.width()) * head_dim);
+            sums.fill(0);
+            sums
         };
-        // Gradients of keys and values, then one row each: query, its gradient, the result's gradient.
-        let mut scratch = Scratch::new((2 * total + 3) * width + 2 * total.next_multiple_of(S::LANES));
-        let (gradients, rest) = as_floats(&mut scratch).split_at_mut(2 * total * width);
-        let (vectors, lists) = rest.split_at_mut(3 * width);
-        let (all_p, ds) = lists.split_at_mut(total.next_multiple_of(S::LANES));
-        gradients.fill(0.0);
-        vectors.fill(0.0);
-        let (q, rest) = vectors.split_at_mut(width);
-        let (dq, g) = rest.split_at_mut(width);
-        for head in self.kv_head * heads.group()..(self.kv_head + 1) * heads.group() {
-            for query in 0..n {
-                let seen = self.attention.mask.seen(query, n, total);
-                let (batch, head_in_row) = (head / heads.heads, head % heads.heads);
-                let result = ((batch * n + query) * heads.heads + head_in_row) * head_dim;
-                convert(s, queries.get(head * n + query), &mut q[..head_dim]);
-                convert(s, &self.cotangent[result..][..head_dim], &mut g[..head_dim]);
-                dq.fill(0.0);
-                let first_row = self.kv_head * total;
-                let p = &mut all_p[..seen.len().next_multiple_of(S::LANES)];
-                p.fill(f32::NEG_INFINITY);
-                for (score, key) in p.iter_mut().zip(seen.keys()) {
-                    *score = scale * dot(s, keys.get(first_row + key), q);
-                }
-                let sum = probabilities(s, p);
-                let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
-                let mut mean = 0.0;
-                for ((p, ds), key) in p.iter_mut().zip(&mut *ds).zip(seen.keys()) {
-                    *p *= inverse;
-                    *ds = dot(s, values.get(first_row + key), g);
-                    if *p != 0.0 {
-                        mean += *p * *ds;
-                    }
-                }
-                for ((&p, &ds), key) in p.iter().zip(&*ds).zip(seen.keys()).filter(|((p, _), _)| **p != 0.0) {
-                    let ds = scale * p * (ds - mean);
-                    add_scaled(s, ds, keys.get(first_row + key), dq);
-                    add_scaled(s, ds, q, &mut gradients[row(0, key)]);
-                    add_scaled(s, p, g, &mut gradients[row(1, key)]);
-                }
-                // SAFETY: each query has its own part of the gradient.
-                convert(s, &dq[..head_dim], unsafe { self.outputs[0].slice((head * n + query) * head_dim, head_dim) });
+        KeyHead {
+            key_columns: left_columns(tiles, head_dim, &keys, total, &seen),
+            keys: left_rows(tiles, head_dim, &keys, total, &seen),
+            values: left_rows(tiles, head_dim, &values, total, &seen),
+            of_keys: zeros(),
+            of_values: zeros(),
+        }
+    }
+
+    /// Writes the first `count` columns of `sums` `[head_dim, width]` as rows of a gradient.
+    fn write(&self, output: usize, row: usize, count: usize, sums: &[u32], factor: f32) {
+        let head_dim = self.heads.head_dim;
+        // SAFETY: each task has its own rows of the gradients.
+        let to = unsafe { self.outputs[output].slice(row * head_dim, count * head_dim) };
+        self.tiles.level.dispatch(WriteTurned { sums, head_dim, factor, to });
+    }
+}
+
+/// Keys from `at` on that some of the queries see, with their scores from row `row` on.
+#[derive(Clone, Copy)]
+struct Step {
+    at: usize,
+    count: usize,
+    row: usize,
+}
+
+/// Room for the work on some queries, which make up one panel or more.
+struct Room {
+    /// Of each panel `[words of head_dim, width]`.
+    queries: Scratch,
+    gradients: Scratch,
+    /// Of all of them `[words of queries, columns]` by blocks of columns.
+    query_columns: Scratch,
+    gradient_columns: Scratch,
+    /// `[panels, keys, width]`: scores, then probabilities; and the gradients with respect to probabilities, then to scores.
+    probabilities: Scratch,
+    slopes: Scratch,
+    /// A right operand, and what it is made from.
+    panel: Scratch,
+    rows: Scratch,
+    /// `[head_dim, width]`
+    of_queries: Scratch,
+    /// Rows of a panel's scores.
+    keys: usize,
+}
+
+impl Room {
+    fn new(tiles: Tiles, head_dim: usize, total: usize) -> Self {
+        let (width, at_once) = (tiles.width(), keys_at_once(tiles));
+        let (words, query_words) = (tiles.words(head_dim) * width, tiles.words(PANELS * width));
+        let keys = total.next_multiple_of(at_once);
+        Self {
+            queries: Scratch::new(PANELS * words),
+            gradients: Scratch::new(PANELS * words),
+            query_columns: Scratch::new(query_words * head_dim),
+            gradient_columns: Scratch::new(query_words * head_dim),
+            probabilities: Scratch::new(PANELS * keys * width),
+            slopes: Scratch::new(PANELS * keys * width),
+            panel: Scratch::new(tiles.words(at_once).max(query_words) * width),
+            rows: Scratch::new(query_words * width),
+            of_queries: Scratch::new(head_dim * width),
+            keys,
+        }
+    }
+}
+
+impl<T: Element> Call<'_, T> {
+    /// The part of the queries `first..first + count` of a head.
+    #[allow(clippy::too_many_arguments)]
+    fn queries(
+        &self,
+        head: &mut KeyHead,
+        room: &mut Room,
+        queries: &Matrix,
+        gradients: &Matrix,
+        first: usize,
+        count: usize,
+        first_row: usize,
+    ) {
+        let Self { tiles, heads: Heads { head_dim, .. }, n, total, .. } = *self;
+        let (width, mask) = (tiles.width(), self.attention.mask);
+        let panels = count.div_ceil(width);
+        let seen = mask.seen_by(first..first + count, n, total);
+        let steps = seen.steps(keys_at_once(tiles)).enumerate().map(|(i, at)| {
+            let unseen_after = (seen.recent.end - at).next_multiple_of(tiles.rows());
+            Step { at, count: keys_at_once(tiles).min(unseen_after).min(total - at), row: i * keys_at_once(tiles) }
+        });
+        let steps: Vec<Step> = steps.collect();
+        pack_columns(tiles, queries, first, count, head_dim, &mut room.query_columns);
+        pack_columns(tiles, gradients, first, count, head_dim, &mut room.gradient_columns);
+        let mut lanes = Vec::with_capacity(panels);
+        for panel in 0..panels {
+            let first = first + panel * width;
+            let some = first..n.min(first + width);
+            let words = tiles.words(head_dim) * width;
+            let at = panel * words..(panel + 1) * words;
+            tiles.pack_rows(queries, first, some.len(), head_dim, &mut room.queries[at.clone()]);
+            tiles.pack_rows(gradients, first, some.len(), head_dim, &mut room.gradients[at]);
+            let bounds = Bounds::new(mask, some, width, n, total);
+            lanes.push(self.probabilities(head, room, panel, &steps, &bounds));
+        }
+        for (panel, lanes) in lanes.iter().enumerate() {
+            let first = first + panel * width;
+            self.of_queries(head, room, panel, &steps, lanes);
+            self.write(0, first_row + first, width.min(n - first), &room.of_queries, self.attention.scale);
+        }
+        for step in &steps {
+            self.of_keys_and_values(head, room, panels, count, step);
+        }
+    }
+
+    /// The probabilities of a panel, relative to the largest of each query, and the gradients with respect to them.
+    fn probabilities(&self, head: &KeyHead, room: &mut Room, panel: usize, steps: &[Step], bounds: &Bounds) -> Lanes {
+        let (level, width) = (self.tiles.level, self.tiles.width());
+        let words = self.tiles.words(self.heads.head_dim) * width;
+        let (queries, gradients) = (&room.queries[panel * words..], &room.gradients[panel * words..]);
+        let part = panel * room.keys * width..(panel + 1) * room.keys * width;
+        let all_scores = &mut as_floats(&mut room.probabilities)[part.clone()];
+        let all_slopes = &mut as_floats(&mut room.slopes)[part];
+        let mut lanes = Lanes::default();
+        for &Step { at, count, row } in steps {
+            let scores = &mut all_scores[row * width..][..count * width];
+            self.products(&head.keys, queries, at, scores);
+            let scale = self.attention.scale;
+            level.dispatch(Largest { scale, bounds, first_key: at, scores, lanes: &mut lanes });
+        }
+        for &Step { at, count, row } in steps {
+            let scores = &mut all_scores[row * width..][..count * width];
+            let slopes = &mut all_slopes[row * width..][..count * width];
+            self.products(&head.values, gradients, at, slopes);
+            level.dispatch(Probabilities { scores, slopes, lanes: &mut lanes });
+        }
+        lanes
+    }
+
+    /// The products of a panel with the rows from `at` on, as many as there is room for: whole blocks, but for the last.
+    fn products(&self, rows: &[u32], panel: &[u32], at: usize, to: &mut [f32]) {
+        let (width, words, block_rows) = (self.tiles.width(), self.tiles.words(self.heads.head_dim), self.tiles.rows());
+        for (block, to) in to.chunks_mut(block_rows * width).enumerate() {
+            let count = to.len() / width;
+            let left = &rows[(at + block * block_rows) * words..][..count * words];
+            self.tiles.multiply(left, count, panel, to, false);
+        }
+    }
+
+    /// The gradients with respect to the scores of a panel, and the sums for its queries.
+    fn of_queries(&self, head: &KeyHead, room: &mut Room, panel: usize, steps: &[Step], lanes: &Lanes) {
+        let (tiles, head_dim) = (self.tiles, self.heads.head_dim);
+        let width = tiles.width();
+        room.of_queries.fill(0);
+        let sums = as_floats(&mut room.of_queries);
+        for step in steps {
+            let part = (panel * room.keys + step.row) * width..(panel * room.keys + step.row + step.count) * width;
+            let probabilities = &mut as_floats(&mut room.probabilities)[part.clone()];
+            let slopes = &mut as_floats(&mut room.slopes)[part];
+            tiles.level.dispatch(Slopes { probabilities, slopes: &mut *slopes, lanes });
+            let words = tiles.words(step.count);
+            let to = &mut room.panel[..words * width];
+            tiles.level.dispatch(WordsOfKeys { pairs: tiles.pairs, rows: slopes, to });
+            let packed = tiles.words(keys_at_once(tiles).min(self.total - step.at));
+            let columns = &head.key_columns[column_words(tiles, step.at) * head_dim..];
+            for column in (0..head_dim).step_by(tiles.rows()) {
+                let count = tiles.rows().min(head_dim - column);
+                let left = &columns[column * packed..][..count * words];
+                tiles.multiply(left, count, &room.panel, &mut sums[column * width..], true);
             }
         }
-        for key in 0..total {
-            for (matrix, output) in self.outputs[1..].iter().enumerate() {
-                // SAFETY: each key has its own part of the gradient.
-                let to = unsafe { output.slice((self.kv_head * total + key) * head_dim, head_dim) };
-                convert(s, &gradients[row(matrix, key)][..head_dim], to);
+    }
+
+    /// Adds what `count` queries, in so many panels, give to the keys and values of a step.
+    fn of_keys_and_values(&self, head: &mut KeyHead, room: &mut Room, panels: usize, count: usize, step: &Step) {
+        let (tiles, head_dim) = (self.tiles, self.heads.head_dim);
+        let (width, query_words) = (tiles.width(), tiles.words(panels * tiles.width()));
+        let sources = [
+            (&room.slopes, &room.query_columns, &mut head.of_keys),
+            (&room.probabilities, &room.gradient_columns, &mut head.of_values),
+        ];
+        for (all, columns, sums) in sources {
+            let sums = as_floats(sums);
+            for key in (0..step.count).step_by(width) {
+                let keys = width.min(step.count - key);
+                let rows = &mut room.rows[..width * query_words];
+                let start = (step.row + key) * width;
+                let stride = room.keys * width;
+                tiles.level.dispatch(WordsOfQueries { tiles, all, start, stride, panels, keys, to: rows });
+                let turned = &mut room.panel[..query_words * width];
+                tiles.level.dispatch(Transpose { from: rows, rows: width, to: turned, width });
+                let sums = &mut sums[(step.at + key) * head_dim..][..width * head_dim];
+                let words = tiles.words(count);
+                for column in (0..head_dim).step_by(tiles.rows()) {
+                    let count = tiles.rows().min(head_dim - column);
+                    let left = &columns[column * words..][..count * words];
+                    tiles.multiply(left, count, turned, &mut sums[column * width..], true);
+                }
             }
         }
     }
 }
 
-/// `a · b`; `b` has zeros up to a whole vector.
-#[inline(always)]
-fn dot<S: Simd, T: Element>(s: S, a: &[T], b: &[f32]) -> f32 {
-    let mut sums = s.splat(0.0);
-    for (a, b) in a.chunks(S::LANES).zip(b.chunks_exact(S::LANES)) {
-        sums = s.mul_add(load_part(s, a), load_part(s, b), sums);
-    }
-    s.sum(sums)
-}
-
-/// `to += factor · x`; `to` has room up to a whole vector.
-#[inline(always)]
-fn add_scaled<S: Simd, T: Element>(s: S, factor: f32, x: &[T], to: &mut [f32]) {
-    for (x, to) in x.chunks(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
-        store_part(s, to, s.mul_add(load_part(s, x), s.splat(factor), load_part(s, to)));
+/// The columns of `count` rows of a matrix from `first`, by left blocks.
+fn pack_columns(tiles: Tiles, matrix: &Matrix, first: usize, count: usize, head_dim: usize, to: &mut [u32]) {
+    let words = tiles.words(count);
+    for column in (0..head_dim).step_by(tiles.rows()) {
+        let columns = tiles.rows().min(head_dim - column);
+        let to = &mut to[column * words..][..columns * words];
+        tiles.pack_left_columns(matrix, first..first + count, column, columns, to);
     }
 }

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::sequence::Sequence;
-use super::{Attention, Call, Seen};
+use super::sequence::{HeadRows, Sequence};
+use super::{Attention, Call, Mask, Seen};
 use crate::element::Element;
 use crate::linear::tile::Tiles;
 use crate::scratch::{Scratch, as_floats};
@@ -47,36 +47,58 @@ struct PackedHead {
 impl PackedHead {
     /// Of the keys and values that are `seen`; others have room that is not written.
     fn new(tiles: Tiles, head_dim: usize, sequence: &Sequence, kv_head: usize, seen: &Seen) -> Self {
-        let (total, rows, words) = (sequence.total, tiles.rows(), tiles.words(head_dim));
-        let (keys, values) = (sequence.keys(kv_head), sequence.values(kv_head));
-        let mut packed =
-            Self { keys: Scratch::new(total * words), values: Scratch::new(value_words(tiles, total) * head_dim) };
-        for at in seen.steps(rows * BLOCKS_AT_ONCE) {
-            let some = at..total.min(at + rows * BLOCKS_AT_ONCE);
-            keys.as_floats(tiles, some.clone(), head_dim, |keys, first| {
-                for block in (0..some.len()).step_by(rows) {
-                    let rows = rows.min(some.len() - block);
-                    let to = &mut packed.keys[(at + block) * words..][..rows * words];
-                    tiles.pack_left(keys, first + block, rows, head_dim, to);
-                }
-            });
-            values.as_floats(tiles, some.clone(), head_dim, |values, first| {
-                let words = tiles.words(some.len());
-                let start = value_words(tiles, at) * head_dim;
-                for column in (0..head_dim).step_by(rows) {
-                    let columns = rows.min(head_dim - column);
-                    let to = &mut packed.values[start + column * words..][..columns * words];
-                    tiles.pack_left_columns(values, first..first + some.len(), column, columns, to);
-                }
-            });
+        let (total, keys, values) = (sequence.total, sequence.keys(kv_head), sequence.values(kv_head));
+        Self {
+            keys: left_rows(tiles, head_dim, &keys, total, seen),
+            values: left_columns(tiles, head_dim, &values, total, seen),
         }
-        packed
     }
 }
 
-/// Words that the values of the first `keys` keys take per column.
-fn value_words(tiles: Tiles, keys: usize) -> usize {
-    let at_once = tiles.rows() * BLOCKS_AT_ONCE;
+/// Those rows of a head that are `seen` as left blocks, `[words of head_dim, rows]` each.
+pub(super) fn left_rows(tiles: Tiles, head_dim: usize, all: &HeadRows, total: usize, seen: &Seen) -> Scratch {
+    let (rows, words) = (tiles.rows(), tiles.words(head_dim));
+    let mut packed = Scratch::new(total * words);
+    for at in seen.steps(keys_at_once(tiles)) {
+        let some = at..total.min(at + keys_at_once(tiles));
+        all.as_floats(tiles, some.clone(), head_dim, |matrix, first| {
+            for block in (0..some.len()).step_by(rows) {
+                let rows = rows.min(some.len() - block);
+                let to = &mut packed[(at + block) * words..][..rows * words];
+                tiles.pack_left(matrix, first + block, rows, head_dim, to);
+            }
+        });
+    }
+    packed
+}
+
+/// For every [`keys_at_once`] rows of a head of which some are `seen`, their columns as left blocks, `[words of rows,
+/// columns]` each; from [`column_words`] times `head_dim` on.
+pub(super) fn left_columns(tiles: Tiles, head_dim: usize, all: &HeadRows, total: usize, seen: &Seen) -> Scratch {
+    let mut packed = Scratch::new(column_words(tiles, total) * head_dim);
+    for at in seen.steps(keys_at_once(tiles)) {
+        let some = at..total.min(at + keys_at_once(tiles));
+        let words = tiles.words(some.len());
+        let to = &mut packed[column_words(tiles, at) * head_dim..];
+        all.as_floats(tiles, some.clone(), head_dim, |matrix, first| {
+            for column in (0..head_dim).step_by(tiles.rows()) {
+                let columns = tiles.rows().min(head_dim - column);
+                let to = &mut to[column * words..][..columns * words];
+                tiles.pack_left_columns(matrix, first..first + some.len(), column, columns, to);
+            }
+        });
+    }
+    packed
+}
+
+/// Keys that are scored before the softmax moves on.
+pub(super) fn keys_at_once(tiles: Tiles) -> usize {
+    tiles.rows() * BLOCKS_AT_ONCE
+}
+
+/// Words that the first `keys` rows take per column in [`left_columns`].
+pub(super) fn column_words(tiles: Tiles, keys: usize) -> usize {
+    let at_once = keys_at_once(tiles);
     keys / at_once * tiles.words(at_once) + tiles.words(keys % at_once)
 }
 
@@ -96,7 +118,7 @@ struct Panel {
 
 impl Panel {
     fn new(tiles: Tiles, head_dim: usize, attention: Attention) -> Self {
-        let (width, at_once) = (tiles.width(), tiles.rows() * BLOCKS_AT_ONCE);
+        let (width, at_once) = (tiles.width(), keys_at_once(tiles));
         Self {
             tiles,
             attention,
@@ -120,17 +142,11 @@ impl Panel {
         let (tiles, width, rows) = (self.tiles, self.tiles.width(), self.tiles.rows());
         let (mask, count) = (self.attention.mask, width.min(n - first));
         tiles.pack_rows(&call.queries, sequence.query(query_head, first), count, head_dim, &mut self.queries);
-        // Lanes without a query do as the last one does.
-        let seen = (0..width).map(|lane| mask.seen(first + lane.min(count - 1), n, total).recent);
-        let bounds = Bounds {
-            sinks: mask.sinks(),
-            first: seen.clone().map(|seen| seen.start as f32).collect(),
-            last: seen.map(|seen| seen.end as f32 - 1.0).collect(),
-        };
+        let bounds = Bounds::new(mask, first..first + count, width, n, total);
         let sums = as_floats(&mut self.sums);
         sums.fill(0.0);
         let mut state = State { largest: [f32::NEG_INFINITY; 32], total: [0.0; 32] };
-        let at_once = rows * BLOCKS_AT_ONCE;
+        let at_once = keys_at_once(tiles);
         for at in mask.seen_by(first..first + count, n, total).steps(at_once) {
             let count = at_once.min(total - at);
             let scores = as_floats(&mut self.scores);
@@ -151,7 +167,7 @@ impl Panel {
                 sums: &mut *sums,
             });
             let words = tiles.words(count);
-            let values = &head.values[value_words(tiles, at) * head_dim..];
+            let values = &head.values[column_words(tiles, at) * head_dim..];
             for column in (0..head_dim).step_by(rows) {
                 let columns = rows.min(head_dim - column);
                 let left = &values[column * words..][..columns * words];
@@ -171,10 +187,56 @@ impl Panel {
 }
 
 /// The first and the last key that each query sees, but for the sinks, which all see.
-struct Bounds {
+pub(super) struct Bounds {
     sinks: usize,
     first: Vec<f32>,
     last: Vec<f32>,
+}
+
+impl Bounds {
+    /// Of `queries`, one to each of `width` lanes. Lanes without a query do as the last one does.
+    pub(super) fn new(mask: Mask, queries: Range<usize>, width: usize, n: usize, total: usize) -> Self {
+        let seen = (queries.start..queries.start + width).map(|query| mask.seen(query.min(queries.end - 1), n, total));
+        Self {
+            sinks: mask.sinks(),
+            first: seen.clone().map(|seen| seen.recent.start as f32).collect(),
+            last: seen.map(|seen| seen.recent.end as f32 - 1.0).collect(),
+        }
+    }
+
+    /// Scores of the keys from `first_key` on become those of what is seen, by `scale`; the largest of them and `before`.
+    ///
+    /// # Safety
+    /// `scores` are `keys` rows of two vectors, and `half` is the start of one.
+    #[inline(always)]
+    pub(super) unsafe fn apply<S: Simd>(
+        &self,
+        s: S,
+        (scores, keys): (*mut f32, usize),
+        half: usize,
+        first_key: usize,
+        scale: f32,
+        before: S::F,
+    ) -> S::F {
+        let (width, none) = (2 * S::LANES, s.splat(f32::NEG_INFINITY));
+        // SAFETY: by the caller's promise; there are bounds for every lane.
+        unsafe {
+            let (first, last) = (s.load(self.first.as_ptr().add(half)), s.load(self.last.as_ptr().add(half)));
+            let mut largest = before;
+            for key in 0..keys {
+                let at = scores.add(key * width + half);
+                let position = s.splat((first_key + key) as f32);
+                let mut score = s.mul(s.load(at), s.splat(scale));
+                if first_key + key >= self.sinks {
+                    score = s.select_le(first, position, score, none);
+                }
+                score = s.select_le(position, last, score, none);
+                s.store(at, score);
+                largest = s.max(largest, score);
+            }
+            largest
+        }
+    }
 }
 
 /// Of each query, the largest score so far, and the sum of the probabilities relative to it.
@@ -200,26 +262,13 @@ impl Work for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let width = 2 * S::LANES;
-        let (none, keys) = (s.splat(f32::NEG_INFINITY), self.scores.len() / width);
+        let keys = self.scores.len() / width;
         let scores = self.scores.as_mut_ptr();
         // SAFETY: scores, sums and probabilities are whole rows of `width`, bounds and state at least one.
         unsafe {
             for half in [0, S::LANES] {
-                let (first, last) =
-                    (s.load(self.bounds.first.as_ptr().add(half)), s.load(self.bounds.last.as_ptr().add(half)));
                 let before = s.load(self.state.largest.as_ptr().add(half));
-                let mut largest = before;
-                for key in 0..keys {
-                    let at = scores.add(key * width + half);
-                    let position = s.splat((self.first_key + key) as f32);
-                    let mut score = s.mul(s.load(at), s.splat(self.scale));
-                    if self.first_key + key >= self.bounds.sinks {
-                        score = s.select_le(first, position, score, none);
-                    }
-                    score = s.select_le(position, last, score, none);
-                    s.store(at, score);
-                    largest = s.max(largest, score);
-                }
+                let largest = self.bounds.apply(s, (scores, keys), half, self.first_key, self.scale, before);
                 // Where nothing is seen yet, any finite number makes all probabilities 0.
                 let finite = s.max(largest, s.splat(f32::MIN));
                 let factor = exp(s, s.sub(before, finite));
@@ -239,25 +288,31 @@ impl Work for Softmax<'_> {
             }
         }
         if self.pairs {
-            // What is left of the last words are zeros.
-            let mut rows = self.scores.chunks_exact(width);
-            for to in self.probabilities.chunks_exact_mut(width) {
-                let (low, high) = (rows.next().unwrap_or(&ZEROS[..width]), rows.next().unwrap_or(&ZEROS[..width]));
-                for (to, (&low, &high)) in to.iter_mut().zip(low.iter().zip(high)) {
-                    *to = to_bf16(low) >> 16 | to_bf16(high) & 0xffff_0000;
-                }
-            }
+            pair_rows(self.scores, width, self.probabilities);
         } else {
             as_floats(self.probabilities).copy_from_slice(self.scores);
         }
     }
 }
 
+/// Pairs of rows as words of bfloat16, with zeros for what is left of the last words.
+#[inline(always)]
+pub(super) fn pair_rows(rows: &[f32], width: usize, to: &mut [u32]) {
+    let mut rows = rows.chunks_exact(width);
+    for to in to.chunks_exact_mut(width) {
+        let (low, high) = (rows.next().unwrap_or(&ZEROS[..width]), rows.next().unwrap_or(&ZEROS[..width]));
+        for (to, (&low, &high)) in to.iter_mut().zip(low.iter().zip(high)) {
+            *to = to_bf16(low) >> 16 | to_bf16(high) & 0xffff_0000;
+        }
+    }
+}
+
 static ZEROS: [f32; 32] = [0.0; 32];
 
-/// The bits of a number from 0 to 1, rounded so that the upper 16 are its bfloat16.
+/// The bits of a number, rounded so that the upper 16 are its bfloat16. Of the NaNs some become infinite or zero: those
+/// that arithmetic makes stay.
 #[inline(always)]
 fn to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
-    bits + 0x7fff + (bits >> 16 & 1)
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1))
 }

@@ -84,6 +84,11 @@ pub(super) struct Piece<'a> {
 }
 
 impl<'a> HeadRows<'a> {
+    /// The first `total` rows of one matrix.
+    pub(super) fn whole(total: usize, matrix: Matrix<'a>) -> Self {
+        Self(vec![(0..total, matrix)])
+    }
+
     fn new(kv_head: usize, blocks: impl Iterator<Item = (usize, (Format, &'a [View<'a>]))>) -> Self {
         let mut end = 0;
         let blocks = blocks.filter(|(len, _)| *len > 0).map(|(len, (format, arrays))| {

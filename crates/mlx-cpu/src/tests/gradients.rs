@@ -135,7 +135,17 @@ fn of_embeddings() {
 #[test]
 fn of_attention() {
     let scale = 0.25;
-    for (mask, n, total) in [(Mask::Full, 5, 9), (Mask::Causal, 9, 9), (Mask::Window { sinks: 2, window: 3 }, 6, 11)] {
+    for (mask, n, total, [kv_heads, group, head_dim]) in [
+        (Mask::Full, 5, 9, [2, 2, 20]),
+        (Mask::Causal, 9, 9, [2, 2, 20]),
+        (Mask::Window { sinks: 2, window: 3 }, 6, 11, [2, 2, 20]),
+        // Several panels of queries, and keys of more than the softmax takes at once.
+        (Mask::Full, 70, 131, [1, 3, 16]),
+        (Mask::Causal, 300, 300, [1, 2, 33]),
+        (Mask::Causal, 65, 230, [2, 1, 96]),
+        (Mask::Window { sinks: 3, window: 40 }, 200, 310, [1, 2, 16]),
+        (Mask::Window { sinks: 0, window: 1 }, 40, 40, [1, 1, 8]),
+    ] {
         let seen: Vec<bool> = (0..n * total)
             .map(|i| (i / total + total - n, i % total))
             .map(|(query, key)| match mask {
@@ -146,13 +156,13 @@ fn of_attention() {
             .collect();
         let seen = Array::from_slice(&seen, &[n, total]);
         let plain = |inputs: &[Array]| {
-            let repeat = |x: &Array| mlx_rs::ops::repeat_axis::<f32>(x.clone(), 2, 1);
+            let repeat = |x: &Array| mlx_rs::ops::repeat_axis::<f32>(x.clone(), group, 1);
             let scores = inputs[0].matmul(repeat(&inputs[1])?.transpose_axes(&[0, 1, 3, 2])?)?;
             let scores = select(&seen, scores.multiply(Array::from_f32(scale))?, Array::from_f32(-1e30))?;
             let mixed = softmax_axis(&scores, -1, None)?.matmul(repeat(&inputs[2])?)?;
             mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[2, n, -1])
         };
-        let (queries, keys) = ([2, 4, n, 20], [2, 2, total, 20]);
+        let (queries, keys) = ([2, kv_heads * group, n, head_dim], [2, kv_heads, total, head_dim]);
         compare(
             "attention",
             &[&queries, &keys, &keys],
@@ -250,4 +260,35 @@ fn activations_and_their_gradients() {
     }
     let add = |x: &[Array]| x[0].add(&x[1]);
     compare("add", &[&[3, 37], &[3, 37]], &|level, x| map(level, Map::Add, &[&x[0], &x[1]]), &add);
+}
+
+/// The same bits from any number of threads.
+#[test]
+fn gradients_do_not_depend_on_threads() {
+    let before = crate::threads();
+    let ids = Array::from_iter((0..200).map(|i| i * 7 % 12), &[200]);
+    for (level, dtype) in levels().flat_map(|level| FLOATS.map(|dtype| (level, dtype))) {
+        let attend = |x: &[Array]| attention_at(level, &x[0], &x[1], &x[2], 0.2, Mask::Causal);
+        let map = |x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
+        let normal = |x: &[Array]| norm(level, &x[0], &x[1], Some(&x[2]), 1e-3);
+        let embed = |x: &[Array]| embedding_at(level, &ids, Weight::Dense(&x[0]), dtype);
+        let cases: [(Function, &[&[i32]], &[i32]); 5] = [
+            (&attend, &[&[1, 4, 100, 24], &[1, 2, 100, 24], &[1, 2, 100, 24]], &[1, 100, 96]),
+            (&map, &[&[300, 140], &[150, 140], &[150]], &[300, 150]),
+            (&map, &[&[100, 8], &[300, 8], &[300]], &[100, 300]),
+            (&normal, &[&[300, 40], &[40], &[40]], &[300, 40]),
+            (&embed, &[&[12, 40]], &[200, 40]),
+        ];
+        for (case, (function, shapes, result)) in cases.into_iter().enumerate() {
+            let inputs: Vec<Array> = shapes.iter().map(|shape| random(shape, dtype)).collect();
+            let cotangent = random(result, dtype);
+            let with_threads = |threads| {
+                crate::set_threads(threads);
+                gradients(function, &inputs, &cotangent).iter().map(to_f64).collect::<Vec<_>>()
+            };
+            let one = with_threads(1);
+            assert!([2, 5].into_iter().all(|threads| with_threads(threads) == one), "{level} {dtype:?} {case}");
+        }
+    }
+    crate::set_threads(before);
 }
