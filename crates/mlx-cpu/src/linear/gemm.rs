@@ -37,6 +37,14 @@ pub(super) trait Operands: Sync {
     fn pack_left(&self, rows: Range<usize>, block: &mut [u32]);
     /// Columns of the right matrix as a panel, [`panel_width`] wide.
     fn pack_panel(&self, columns: Range<usize>, panel: &mut [u32]);
+    /// Panels that a task packs together.
+    fn panels_at_once(&self) -> usize {
+        1
+    }
+    /// [`pack_panel`](Self::pack_panel) for the panels that `columns` make up.
+    fn pack_panels(&self, columns: Range<usize>, panels: &mut [u32]) {
+        self.pack_panel(columns, panels);
+    }
     /// `tile = left · panel`, `[rows, width]`.
     fn multiply(&self, left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32]);
 }
@@ -131,20 +139,25 @@ fn some_rows<T: Element>(operands: &impl Operands, rows: Range<usize>, to: &Prod
         operands.pack_left(in_block(block), block_to);
     });
     let left = &*left;
-    let panels = to.outputs.div_ceil(width);
+    let at_once = operands.panels_at_once() * width;
+    let groups = to.outputs.div_ceil(at_once);
     // With few panels, several tasks share one, and each unpacks it for itself.
-    let shares = (2 * threads()).div_ceil(panels).clamp(1, blocks);
-    parallel(panels * shares, |task| {
-        let (panel, share) = (task / shares, task % shares);
-        let columns = panel * width..to.outputs.min((panel + 1) * width);
-        let (mut panel, mut tile) = (Scratch::new(words * width), Scratch::new(block_rows * width));
+    let shares = (2 * threads()).div_ceil(groups).clamp(1, blocks);
+    parallel(groups * shares, |task| {
+        let (group, share) = (task / shares, task % shares);
+        let columns = group * at_once..to.outputs.min((group + 1) * at_once);
+        let (mut panels, mut tile) =
+            (Scratch::new(words * columns.len().next_multiple_of(width)), Scratch::new(block_rows * width));
         let tile = as_floats(&mut tile);
-        operands.pack_panel(columns.clone(), &mut panel);
-        for block in blocks * share / shares..blocks * (share + 1) / shares {
-            let rows = in_block(block);
-            operands.multiply(&left[block * block_len..][..rows.len() * words], rows.len(), &panel, tile);
-            // SAFETY: each task writes other rows or other columns.
-            unsafe { to.write(operands.level(), tile, rows, columns.clone()) };
+        operands.pack_panels(columns.clone(), &mut panels);
+        for (first, panel) in columns.clone().step_by(width).zip(panels.chunks_exact(words * width)) {
+            let columns = first..columns.end.min(first + width);
+            for block in blocks * share / shares..blocks * (share + 1) / shares {
+                let rows = in_block(block);
+                operands.multiply(&left[block * block_len..][..rows.len() * words], rows.len(), panel, tile);
+                // SAFETY: each task writes other rows or other columns.
+                unsafe { to.write(operands.level(), tile, rows, columns.clone()) };
+            }
         }
     });
 }
@@ -199,7 +212,7 @@ impl Operands for Floats<'_> {
         let (first, count) = (columns.start, columns.len());
         match self.direction {
             Direction::RowsAreOutputs => self.tiles.pack_rows(self.weight, first, count, self.len, panel),
-            Direction::ColumnsAreOutputs => self.tiles.pack_columns(self.weight, first, count, self.len, panel),
+            Direction::ColumnsAreOutputs => self.tiles.pack_columns(self.weight, 0..self.len, first, count, panel),
         }
     }
 
@@ -207,6 +220,13 @@ impl Operands for Floats<'_> {
         self.tiles.multiply(left, rows, panel, tile, false);
     }
 }
+
+/// Words of the panels of [`Outer`] that are packed together, as much as half a core's cache holds.
+const PANEL_WORDS: usize = 1 << 17;
+
+/// Rows of which several panels are packed before the next ones: no more than there are places in the cache for rows that
+/// lie a power of two apart.
+const ROWS_TOGETHER: usize = 8;
 
 /// `leftᵀ · right`, the sum of the outer products of their rows.
 pub(crate) struct Outer<'a> {
@@ -252,7 +272,26 @@ impl Operands for Outer<'_> {
     }
 
     fn pack_panel(&self, columns: Range<usize>, panel: &mut [u32]) {
-        self.tiles.pack_columns(self.right, columns.start, columns.len(), self.len, panel);
+        self.tiles.pack_columns(self.right, 0..self.len, columns.start, columns.len(), panel);
+    }
+
+    fn panels_at_once(&self) -> usize {
+        (PANEL_WORDS / (self.words() * self.tiles.width()).max(1)).clamp(1, 4)
+    }
+
+    /// Some rows at a time: what lies in one page is read together.
+    fn pack_panels(&self, columns: Range<usize>, panels: &mut [u32]) {
+        let (width, panel_len) = (self.tiles.width(), self.words() * self.tiles.width());
+        // Whole words in this form of operands.
+        let together = if self.tiles.words(ROWS_TOGETHER) > ROWS_TOGETHER { 32 } else { ROWS_TOGETHER };
+        for row in (0..self.len).step_by(together) {
+            let rows = row..self.len.min(row + together);
+            let start = self.tiles.words(row) * width;
+            for (first, panel) in columns.clone().step_by(width).zip(panels.chunks_exact_mut(panel_len)) {
+                let count = width.min(columns.end - first);
+                self.tiles.pack_columns(self.right, rows.clone(), first, count, &mut panel[start..]);
+            }
+        }
     }
 
     fn multiply(&self, left: &[u32], rows: usize, panel: &[u32], tile: &mut [f32]) {

@@ -83,10 +83,17 @@ impl Tiles {
         self.level.dispatch(Transpose { from: &read, rows, to: panel, width });
     }
 
-    /// The columns `first..first + columns` of the `len` rows of `matrix` as those of a panel; zeros in the rest of it.
-    pub(crate) fn pack_columns(self, matrix: &Matrix, first: usize, columns: usize, len: usize, panel: &mut [u32]) {
+    /// The columns `first..first + columns` of the rows `rows` of `matrix` as those of a panel; zeros in the rest of it.
+    pub(crate) fn pack_columns(
+        self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        first: usize,
+        columns: usize,
+        panel: &mut [u32],
+    ) {
         let width = self.width();
-        self.level.dispatch(PackColumns { tiles: self, width, matrix, rows: 0..len, first, columns, panel });
+        self.level.dispatch(PackColumns { tiles: self, width, matrix, rows, first, columns, panel });
     }
 
     /// The columns `first..first + columns` of the rows `rows` of `matrix` as the rows of a left block.

@@ -272,7 +272,9 @@ fn gradients_do_not_depend_on_threads() {
         let map = |x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
         let normal = |x: &[Array]| norm(level, &x[0], &x[1], Some(&x[2]), 1e-3);
         let embed = |x: &[Array]| embedding_at(level, &ids, Weight::Dense(&x[0]), dtype);
-        let cases: [(Function, &[&[i32]], &[i32]); 5] = [
+        // A function, and the shapes of its inputs and of its result.
+        type Case<'a> = (Function<'a>, &'a [&'a [i32]], &'a [i32]);
+        let cases: [Case; 5] = [
             (&attend, &[&[1, 4, 100, 24], &[1, 2, 100, 24], &[1, 2, 100, 24]], &[1, 100, 96]),
             (&map, &[&[300, 140], &[150, 140], &[150]], &[300, 150]),
             (&map, &[&[100, 8], &[300, 8], &[300]], &[100, 300]),
