@@ -88,7 +88,7 @@ mod tests {
     }
 
     pub(super) fn validation(step: u64, val_loss: f32) -> Record {
-        Record::Validation(Validation { step, val_loss, val_accuracy: None, val_tokens: None })
+        Record::Validation(Validation { step, val_loss, val_accuracy: None, val_exact: None, val_tokens: None })
     }
 
     /// A run as they are: noise around a fall.

@@ -3,11 +3,11 @@
 //! A run that was killed and resumed has the lines of one that was not, but for what was measured with a clock or of the
 //! machine: [`MEASURED`]. A number that is infinite or NaN is `null`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::checkpoint::staging::replace_file;
@@ -128,7 +128,12 @@ impl MetricsFile {
     }
 
     fn new(file: std::io::Result<File>, path: &Path) -> Result<Self> {
-        Ok(Self { file: file?, path: path.to_owned() })
+        let file = file?;
+        // Two runs in one folder would spoil it. The lock goes with the process, however it ends.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("another run is writing it");
+        }
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// Adds a line.
@@ -182,7 +187,7 @@ mod tests {
     }
 
     fn validation(step: u64) -> Record {
-        Record::Validation(Validation { step, val_loss: 1.5, val_accuracy: Some(0.5), val_tokens: None })
+        Record::Validation(Validation { step, val_loss: 1.5, val_accuracy: Some(0.5), val_exact: None, val_tokens: None })
     }
 
     fn written(path: &Path, records: &[Record]) {
@@ -246,7 +251,7 @@ mod tests {
         let saved = bytes.split_inclusive(|&byte| byte == b'\n').take(3).map(<[u8]>::len).sum::<usize>();
         for length in saved..=bytes.len() {
             fs::write(&killed, &bytes[..length]).unwrap();
-            let mut file = MetricsFile::resume(&killed, 2).unwrap();
+            let mut file = MetricsFile::resume(&killed, |record| record.step() <= 2).unwrap();
             assert_eq!(fs::read(&killed).unwrap(), bytes[..saved]);
             records[3..].iter().for_each(|record| file.write(record).unwrap());
             assert_eq!(fs::read(&killed).unwrap(), bytes);
@@ -260,7 +265,7 @@ mod tests {
         let odd = "{ \"val_loss\": 1.50, \"note\": \"by hand\", \"step\": 1 }\n";
         fs::write(&path, format!("{odd}{{\"step\": 2, \"val_loss\": 1}}\n{{\"st")).unwrap();
         assert_eq!(read(&path).unwrap().len(), 2);
-        MetricsFile::resume(&path, 1).unwrap();
+        MetricsFile::resume(&path, |record| record.step() <= 1).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), odd);
     }
 
@@ -270,9 +275,9 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let text = "{\"step\":1,\"val_loss\":1}\n{\"step\":\n{\"step\":2,\"val_loss\":1}\n";
         fs::write(&path, text).unwrap();
-        let error = MetricsFile::resume(&path, 1).err().unwrap().to_string();
+        let error = MetricsFile::resume(&path, |record| record.step() <= 1).err().unwrap().to_string();
         assert!(error.starts_with("line 2 of "), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert!(MetricsFile::resume(&folder.path().join("other"), 1).is_err());
+        assert!(MetricsFile::resume(&folder.path().join("other"), |_| true).is_err());
     }
 }

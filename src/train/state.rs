@@ -25,8 +25,8 @@ pub struct Progress {
     pub seconds: f64,
     /// Losses since the last report, weighted, and what they are to be divided by.
     pub unreported: (f64, f64),
-    /// The step at which the held-out rows were last looked at.
-    pub validated: Option<usize>,
+    /// The step at which held-out rows and samples were last looked at.
+    pub looked_at: Option<usize>,
     /// The step with the least validation loss so far, and that loss.
     pub best: Option<(usize, f64)>,
     /// Validations since then.

@@ -168,10 +168,10 @@ impl<'e> Trainer<'e> {
             }
             optimizer.restore(saved.optimizer)?;
             progress = saved.progress;
-            let Progress { step, validated, .. } = progress;
+            let Progress { step, looked_at, .. } = progress;
             MetricsFile::resume(&metrics_path(folder), |record| match record {
                 Record::Training(record) => record.step <= step as u64,
-                Record::Validation(record) => validated.is_some_and(|validated| record.step <= validated as u64),
+                Record::Validation(record) => looked_at.is_some_and(|looked_at| record.step <= looked_at as u64),
             })?
         } else {
             MetricsFile::create(&metrics_path(folder))?
@@ -214,13 +214,14 @@ impl<'e> Trainer<'e> {
         loop {
             let step = self.progress.step;
             let last = step >= self.settings.steps;
-            if self.is_to_be_validated(last) {
+            if self.is_to_be_looked_at(last) {
                 let started = Instant::now();
                 if !self.validate(on_event)? {
                     self.save()?;
                     return Ok(End::Interrupted);
                 }
                 self.sample(on_event)?;
+                self.progress.looked_at = Some(step);
                 clock.since += started.elapsed();
             }
             let stopped = self.settings.patience.is_some_and(|patience| self.progress.waited >= patience);
@@ -244,10 +245,9 @@ impl<'e> Trainer<'e> {
         }
     }
 
-    fn is_to_be_validated(&self, last: bool) -> bool {
+    fn is_to_be_looked_at(&self, last: bool) -> bool {
         let step = self.progress.step;
-        let due = last || step > 0 && step.is_multiple_of(self.settings.steps_per_eval);
-        self.valid.is_some() && due && self.progress.validated != Some(step)
+        (last || step > 0 && step.is_multiple_of(self.settings.steps_per_eval)) && self.progress.looked_at != Some(step)
     }
 
     /// One step; none if it was broken off, and nothing has changed.
@@ -339,7 +339,6 @@ impl<'e> Trainer<'e> {
             val_exact: Some(scores.exact() as f32),
             val_tokens: Some(scores.targets as u64),
         };
-        progress.validated = Some(step);
         if is_best {
             progress.best = Some((step, scores.loss()));
             progress.waited = 0;

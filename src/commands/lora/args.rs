@@ -259,7 +259,7 @@ pub(super) struct ShownArgs {
     /// Steps from a line in metrics.jsonl to the next
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) steps_per_report: u32,
-    /// Steps from a look at the held-out rows to the next [default: an epoch]
+    /// Steps from a look at the held-out rows and the samples to the next [default: an epoch]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) steps_per_eval: Option<u32>,
     /// Steps from a file that --resume goes on from to the next
@@ -268,7 +268,7 @@ pub(super) struct ShownArgs {
     /// End when the held-out rows were not predicted better so many times
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) patience: Option<u32>,
-    /// Show what the model says to this whenever the held-out rows are looked at; repeat it for several
+    /// Show what the model says to this at the same steps; repeat it for several
     #[arg(long, value_name = "TEXT")]
     pub(super) sample_prompt: Vec<String>,
     /// Pictures for the prompts above
