@@ -9,6 +9,7 @@ mod adapter;
 mod convert;
 mod gguf;
 mod jsonl;
+mod lora;
 
 use std::fs;
 use std::ops::ControlFlow;
