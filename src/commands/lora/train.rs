@@ -139,13 +139,15 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
 fn check_folder(folder: &Path, resume: bool, force: bool) -> Result<()> {
     let shown = folder.display();
     ensure!(!folder.exists() || folder.is_dir(), "--adapter-path {shown}: that is no folder");
-    if resume {
-        ensure!(state::exists(folder), "--resume: {shown} holds no run to go on with; leave it out");
-        return Ok(());
-    }
     let old = FILES.iter().find(|name| folder.join(name).exists());
-    if let Some(old) = old {
-        ensure!(force, "{shown} holds {old} of another run; --resume goes on with it, --force begins anew");
+    match (old, state::exists(folder)) {
+        (Some(_), true) => ensure!(
+            resume || force,
+            "{shown} holds a run already; --resume goes on with it, --force begins anew"
+        ),
+        // Of a run that ended before it saved anything, or an adapter alone.
+        (Some(old), false) => ensure!(force, "{shown} holds {old}, but no run to go on with; --force begins anew"),
+        (None, _) => ensure!(!resume, "--resume: {shown} holds no run to go on with; leave it out"),
     }
     Ok(())
 }
