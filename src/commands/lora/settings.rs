@@ -132,12 +132,12 @@ pub(super) fn run(
 
 /// What a run depends on besides its steps: the model, the rows, and what is trained. `hashes` are those of the rows' files.
 pub(super) fn identity(
-    opened: &Opened,
+    model: String,
     (rows, splits, method): (&DataArgs, &SplitArgs, &MethodArgs),
     [train, valid]: [Option<String>; 2],
 ) -> Result<Map<String, Value>> {
     let identity = json!({
-        "model": opened.identity()?,
+        "model": model,
         "train": train,
         "valid": valid,
         "num_crops": format!("{:?}", rows.num_crops),

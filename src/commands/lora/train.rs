@@ -62,6 +62,8 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         read.train.examples = ratios.apply(&read.train.examples, steps.seed);
     }
 
+    // With the adapter that it starts from.
+    let model_identity = opened.identity()?;
     let started_from = start(&mut opened)?;
     let weights = models::weights(&opened.files, opened.dtype)?;
     let memory = ModelMemory::of(&opened.files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
@@ -74,7 +76,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let hashes = [Some(&read.train), read.valid.as_ref()].map(|data| data.map(|data| data.sha256.clone()));
     let (examples, valid) = (read.train.examples, read.valid.map(|valid| valid.examples));
     let (largest, per_epoch) = Largest::of(&examples, &order);
-    let identity = settings::identity(&opened, (&rows, &splits, &method), hashes)?;
+    let identity = settings::identity(model_identity, (&rows, &splits, &method), hashes)?;
     let run_settings = settings::run(&steps, &shown, &method, per_epoch, identity)?;
     let demand = TrainingDemand {
         positions: largest.positions,
