@@ -67,7 +67,8 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let started_from = start(&mut opened)?;
     let weights = models::weights(&opened.files, opened.dtype)?;
     let memory = ModelMemory::of(&opened.files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
-    let plan = settings::plan(&opened.files, &weights, &method, started_from, steps.seed)?;
+    let mut plan = settings::plan(&opened.files, &weights, &method, started_from, steps.seed)?;
+    plan.adapter.about.dropout = method.dropout;
     let samples = samples(&opened, &shown, &reading)?;
     let trains_vision = plan.trains_vision();
 
