@@ -80,7 +80,7 @@ pub struct TrainingDemand {
     /// Its positions of pictures.
     pub image_tokens: usize,
     /// Whether gradients go through the vision tower.
-    pub trains_vision: bool,
+    pub trains_tower: bool,
     /// Numbers that are trained.
     pub trained: usize,
     /// Bytes of the optimizer's state.
@@ -122,7 +122,7 @@ impl ModelMemory {
         let decoder = if demand.checkpoint { entering + 2 * of_layers / layers } else { of_layers };
         // Of CLIP-L: 144 positions of a prompt are a tile's 577.
         let of_tile = 577 * (8 * 1024 + 2 * 4096) * self.item_size;
-        let kept_layers = if demand.trains_vision { 23 } else { 1 };
+        let kept_layers = if demand.trains_tower { 23 } else { 1 };
         let vision = demand.image_tokens.div_ceil(144) * of_tile * kept_layers;
         TrainingMemory {
             weights: self.weights,

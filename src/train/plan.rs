@@ -94,6 +94,11 @@ impl Plan {
         self.tensors.iter().any(|(name, _)| name.starts_with(VISION))
     }
 
+    /// Whether gradients go through the vision tower.
+    pub fn trains_tower(&self) -> bool {
+        self.tensors.iter().any(|(name, _)| name.starts_with(TOWER))
+    }
+
     /// Numbers that go into and come out of all changed maps of the language model, for each position.
     pub fn adapted_widths(&self) -> usize {
         let modules = self.adapter.modules.iter().filter(|(path, _)| !path.starts_with(VISION));

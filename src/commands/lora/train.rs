@@ -70,7 +70,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let mut plan = settings::plan(&opened.files, &weights, &method, started_from, steps.seed)?;
     plan.adapter.about.dropout = method.dropout;
     let samples = samples(&opened, &shown, &reading)?;
-    let trains_vision = plan.trains_vision();
+    let (trains_vision, trains_tower) = (plan.trains_vision(), plan.trains_tower());
 
     // The order of batches needs no weights, and tells what memory is needed.
     let order = Order::new(steps.seed, rows.batch_size.into(), splits.pack)?;
@@ -83,7 +83,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         positions: largest.positions,
         targets: largest.targets,
         image_tokens: largest.image_tokens,
-        trains_vision,
+        trains_tower,
         trained: plan.parameters(),
         optimizer_bytes: plan.tensors.iter().map(|(_, shape)| run_settings.optimizer.state_bytes(shape)).sum(),
         adapted_widths: plan.adapted_widths(),
