@@ -1,4 +1,12 @@
-//! Fine-tuning: gradients as the reference has them.
+//! Fine-tuning: gradients as the reference has them, and what the command does.
+
+mod bench;
+mod dora;
+mod methods;
+mod refused;
+mod resume;
+mod sight;
+mod used;
 
 use std::path::Path;
 use std::rc::Rc;
