@@ -28,6 +28,7 @@ complete -c phi3v -n "__fish_phi3v_needs_command" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the model, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
@@ -44,6 +45,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbe
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
@@ -100,6 +102,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l dtype -d 'Numbers i
 float32\t'32-bit floats: exact, twice the memory'
 float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s i -l image -d 'A picture for the first question: a file, an http(s) address or a data: address' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several in a question [default: as the checkpoint says]' -r
@@ -132,6 +135,128 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s v -l verbose -d 'Te
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l data -d 'What to learn: a file of JSON lines, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s o -l adapter-path -d 'Where the adapter and all about the run are written' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-crops -d 'Pictures are cut into at most so many tiles, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
+false\t''"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l batch-size -d 'The most rows that are read at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l val-split -d 'Hold this share of the rows out for validation, where there is no valid.jsonl' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l pack -d 'Fill batches with as many rows as fit into so many positions, in place of --batch-size' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-ratios -d 'Learn each row once more for each of these shares, with that share of the question hidden and the loss divided by 10^(10 · share), as Phi-3-Vision-MLX does it' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l fine-tune-type -d 'What changes' -r -f -a "lora\t'Low-rank matrices beside the model\'s own'
+dora\t'The same, and a magnitude for each row'
+full\t'The model\'s own tensors, which must not be quantized'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l rank -d 'How many numbers the changes of a matrix go through' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l alpha -d 'Changes are multiplied with ALPHA / rank [default: twice the rank]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dropout -d 'The share of the inputs of changes that is left out at random' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-layers -d 'Change only the last N layers of the language model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l target -d 'Change only modules whose path this is found in, such as self_attn [default: attention and MLPs of the language model; with --fine-tune-type full all of the language model]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l epochs -d 'How often each row is learnt' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l iters -d 'Steps, in place of epochs' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l grad-accumulation-steps -d 'Batches whose gradients make up a step' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l optimizer -d 'What makes steps of gradients' -r -f -a "adamw\t'Adam with decoupled weight decay'
+sgd\t'Gradient descent with momentum'
+adafactor\t'Adam\'s kind with little memory'
+lion\t'Signs of momentum'
+muon\t'Orthogonalized momentum'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l learning-rate -d 'The learning rate after the warm-up [default: 1e-4, or 1e-5 with --fine-tune-type full]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l lr-schedule -d 'How the learning rate goes on' -r -f -a "constant\t'The same rate after the warm-up'
+linear\t'Down along a line'
+cosine\t'Down along half a cosine'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l warmup-steps -d 'Steps in which the learning rate grows [default: a twentieth of all, up to 100]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l min-learning-rate -d 'What the learning rate goes down to' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l weight-decay -d 'How fast weights shrink by themselves: by this times the learning rate each step' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-grad-norm -d 'Shorten gradients that are longer than this; 0 leaves all as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l seed -d 'Where the random numbers start' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l steps-per-report -d 'Steps from a line in metrics.jsonl to the next' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l steps-per-eval -d 'Steps from a look at the held-out rows and the samples to the next [default: an epoch]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l save-every -d 'Steps from a file that --resume goes on from to the next' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l patience -d 'End when the held-out rows were not predicted better so many times' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l sample-prompt -d 'Show what the model says to this at the same steps; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l sample-image -d 'Pictures for the prompts above' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l resume -d 'Go on with the run in that folder, as if it had not ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l force -d 'Begin anew where that folder holds a run'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dry-run -d 'Check everything, tell what would be trained and what memory that takes, and end'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l json -d 'Print one JSON object about the run in the end'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l rslora -d 'Multiply with ALPHA / √rank'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l train-projector -d 'Also change what makes pictures\' features the language model\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l train-vision -d 'Also change the vision tower'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l grad-checkpoint -d 'Keep only what enters the layers and compute each twice: a third slower, with a fraction of the memory'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l plot -d 'Draw the losses in the terminal in the end'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "export" -d 'Write an adapter as another program wants it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l data -d 'The rows, as for training: a file, or a folder with test.jsonl' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l num-crops -d 'Pictures are cut into at most so many tiles, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
+false\t''"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l batch-size -d 'The most rows that are read at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s o -l save-path -d 'Where the model goes' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l force -d 'Replace a model folder that is there'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l dequantize -d 'Make a quantized model\'s matrices floats; without it, changed matrices are quantized again as they were'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l verify -d 'Compare the new model\'s predictions with those of the model with its adapters'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -l adapter -d 'The adapter: a folder as phi3v, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT write it' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -l format -d 'Who is to read it' -r -f -a "peft\t'Hugging Face\'s PEFT'
+mlx-lm\t'mlx-lm, which is also what phi3v writes'
+mlx-vlm\t'mlx-vlm'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -s o -l save-path -d 'Where it goes' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -l base-model -d 'Name the model that it belongs to, for programs that look for it' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -l force -d 'Replace an adapter that is there'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from export" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "export" -d 'Write an adapter as another program wants it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf -d 'A GGUF file in place of a checkpoint\'s folder' -r -F
@@ -216,11 +341,15 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "export" -d 'Write an adapter as another program wants it'
