@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
@@ -33,11 +33,16 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A command and all below it.
+fn pages(command: Command) -> Vec<Command> {
+    let below: Vec<Command> = command.get_subcommands().cloned().flat_map(pages).collect();
+    std::iter::once(command).chain(below).collect()
+}
+
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let pages = std::iter::once(command.clone().display_name("phi3v")).chain(command.get_subcommands().cloned());
-    for page in pages {
+    for page in pages(command.display_name("phi3v")) {
         let name = page.get_display_name().unwrap_or_else(|| page.get_name()).to_owned();
         let mut text = Vec::new();
         clap_mangen::Man::new(page).render(&mut text)?;

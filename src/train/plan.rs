@@ -17,8 +17,8 @@ use crate::nn::seed_of;
 pub struct Scope {
     /// Only the last layers of the language model; none for all.
     pub num_layers: Option<usize>,
-    /// Only modules whose paths this finds something in; none for the attention and the MLPs of the language model, or
-    /// all of the language model where its own tensors are changed.
+    /// Of the language model only modules whose paths this finds something in; none for attention and MLPs, or for all of
+    /// it where its own tensors are changed.
     pub target: Option<Regex>,
     /// And what makes pictures' features vectors of the language model.
     pub projector: bool,
@@ -193,8 +193,11 @@ impl Scope {
             Some(target) => target.is_match(path),
             None => by_default,
         };
-        let of_vision = if path.starts_with(TOWER) { self.vision } else { path.starts_with(VISION) && self.projector };
-        of_vision || wanted && layer_of(path).is_none_or(|layer| layer >= first)
+        match path.starts_with(VISION) {
+            true if path.starts_with(TOWER) => self.vision,
+            true => self.projector,
+            false => wanted && layer_of(path).is_none_or(|layer| layer >= first),
+        }
     }
 
     fn check<'p, T>(

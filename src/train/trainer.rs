@@ -99,7 +99,6 @@ pub enum End {
 pub struct Trainer<'e> {
     engine: &'e Engine,
     settings: Settings,
-    names: Vec<String>,
     trained: Trained<'e>,
     /// The tensors, float32: the model may have them in another type.
     values: Vec<Array>,
@@ -179,13 +178,12 @@ impl<'e> Trainer<'e> {
         eval(&values)?;
         let trained = Trained {
             model: engine.model(),
-            params: names.iter().cloned().zip(params).collect(),
+            params: names.into_iter().zip(params).collect(),
             checkpoint: settings.grad_checkpoint,
         };
         let trainer = Self {
             engine,
             settings,
-            names,
             trained,
             values,
             optimizer,
@@ -375,13 +373,14 @@ impl<'e> Trainer<'e> {
         if self.progress.best.is_none() {
             self.write_adapter()?;
         }
-        let values = self.names.iter().cloned().zip(self.values.iter().cloned()).collect();
+        let names = self.trained.params.iter().map(|(name, _)| name.clone());
+        let values = names.zip(self.values.iter().cloned()).collect();
         let saved = Saved { progress: self.progress.clone(), values, optimizer: self.optimizer.state() };
         saved.write(&self.folder, &self.settings.identity)
     }
 
     fn write_adapter(&mut self) -> Result<()> {
-        for (name, value) in self.names.iter().zip(&self.values) {
+        for ((name, _), value) in self.trained.params.iter().zip(&self.values) {
             put(&mut self.adapter, name, value)?;
         }
         self.adapter.write(&self.folder, Format::MlxLm, &self.extra)

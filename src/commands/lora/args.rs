@@ -156,8 +156,8 @@ pub(super) struct MethodArgs {
     /// Change only the last N layers of the language model
     #[arg(long, value_name = "N|all", default_value = "all", value_parser = num_layers)]
     pub(super) num_layers: NumLayers,
-    /// Change only modules whose path this is found in, such as self_attn [default: attention and MLPs of the language
-    /// model; with --fine-tune-type full all of the language model]
+    /// Change only those modules of the language model whose path this is found in, such as self_attn [default: attention
+    /// and MLPs; with --fine-tune-type full all]
     #[arg(long, value_name = "REGEX")]
     pub(super) target: Option<Regex>,
     /// Also change what makes pictures' features the language model's
