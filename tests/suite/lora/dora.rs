@@ -29,7 +29,7 @@ fn adapter() -> Adapter {
     let mut adapter = Plan::low_rank(&linears, settings, true, 3).unwrap().adapter;
     let key = random::key(8).unwrap();
     let change = adapter.modules.get_mut(MODULE).unwrap();
-    change.b = random::uniform::<_, f32>(-0.05, 0.05, &[64, 4], &key).unwrap();
+    change.b = random::uniform::<_, f32>(-0.2, 0.2, &[64, 4], &key).unwrap();
     change.magnitude = Some(norm(&change.a, &change.b).multiply(Array::from_f32(1.25)).unwrap());
     adapter
 }
@@ -97,7 +97,7 @@ fn gradients_are_differences_of_the_loss() {
                 let expected = difference(which, &direction);
                 let found = gradient.multiply(&direction).unwrap().sum(None).unwrap().item_exact::<f32>();
                 println!("{name} {found} {expected}");
-                assert!((found / expected - 1.0).abs() < 0.01, "{name}: {found}, {expected}");
+                assert!((found / expected - 1.0).abs() < 0.002, "{name}: {found}, {expected}");
             }
         }
     }
