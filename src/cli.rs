@@ -104,7 +104,8 @@ pub(crate) struct AdapterArg {
 fn adapter(text: &str) -> Result<AdapterArg, String> {
     let split = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
     // A drive's letter is no weight's folder.
-    let Some((folder, weight)) = split.filter(|(folder, weight)| !folder.is_empty() && !weight.contains(['/', '\\'])) else {
+    let Some((folder, weight)) = split.filter(|(folder, weight)| !folder.is_empty() && !weight.contains(['/', '\\']))
+    else {
         return Ok(AdapterArg { folder: text.into(), weight: 1.0 });
     };
     let weight = finite(weight).map_err(|_| format!("after the colon a weight is expected, such as {folder}:0.5"))?;

@@ -145,7 +145,11 @@ impl ModelMemory {
         } else {
             "--grad-checkpoint, a smaller --batch-size, shorter rows or a smaller --num-crops take less"
         };
-        bail!("training takes about {:.2} GB of memory, and {:.2} GB are free; {help}", needed as f64 / 1e9, available as f64 / 1e9)
+        bail!(
+            "training takes about {:.2} GB of memory, and {:.2} GB are free; {help}",
+            needed as f64 / 1e9,
+            available as f64 / 1e9
+        )
     }
 
     /// By the checkpoint's headers, with `weights` bytes of tensors and numbers of `item_size` bytes.

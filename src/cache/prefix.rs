@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::arrays::{self, Contents};
 use super::{Cache, CacheSettings, ImageKey};
+use crate::checkpoint::arrays::{self, Contents};
 use crate::nn::RopeFactors;
 
 /// What stands at one place of a sequence.

@@ -147,7 +147,8 @@ impl<'a> Conversion<'a> {
         let bytes = steps.iter().flat_map(|step| &step.outputs).map(TensorSpec::bytes).sum();
         let packed = |step: &&Step| step.entry.packed.is_some() || weights.is_coarse(&step.entry.path);
         let changes = |step: &&Step| !weights.is_changed(module(&step.entry));
-        let repacked = steps.iter().filter(|step| matches!(step.action, Action::Pack(_))).filter(packed).filter(changes).count();
+        let repacked =
+            steps.iter().filter(|step| matches!(step.action, Action::Pack(_))).filter(packed).filter(changes).count();
         let default = match &settings.rule {
             Some(rule) => Some(rule.default),
             None => packings.first_key_value().map(|(_, &packing)| packing),

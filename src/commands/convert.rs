@@ -202,7 +202,10 @@ fn print(outcome: &Outcome, options: &Options, seconds: f64, json: bool, ui: &Ui
     if let Some(divergence) = divergence.filter(|_| !json) {
         let Divergence { kl, top1_agreement, positions } = divergence.all;
         let same = 100.0 * top1_agreement;
-        writeln!(stdout, "against the model with its adapters: KL {kl:.5} nats, {same:.1} % of {positions} first choices the same")?;
+        writeln!(
+            stdout,
+            "against the model with its adapters: KL {kl:.5} nats, {same:.1} % of {positions} first choices the same"
+        )?;
     }
     let (before, after) = (sizes.source_bytes as f64 / 1e9, sizes.bytes as f64 / 1e9);
     let bits = sizes.bits_per_weight;

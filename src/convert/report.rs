@@ -12,10 +12,10 @@ use serde::Serialize;
 use super::{Job, Method, OnEvent, REPORT_POSITIONS, Unit, stage};
 use crate::calibration::Samples;
 use crate::calibration::divergence::{Divergences, Reference};
-use crate::checkpoint::{ModelFiles, Weights};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::conversion::{Conversion, Settings, Sizes};
 use crate::checkpoint::quantize::Rule;
+use crate::checkpoint::{ModelFiles, Weights};
 use crate::models;
 use crate::processor::Processor;
 
@@ -102,12 +102,7 @@ pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &m
 ///
 /// # Errors
 /// Also when they differ by more than rounding, where nothing is quantized.
-pub(super) fn verify(
-    job: &Job,
-    conversion: &Conversion,
-    folder: &Path,
-    on_event: &mut OnEvent,
-) -> Result<Divergences> {
+pub(super) fn verify(job: &Job, conversion: &Conversion, folder: &Path, on_event: &mut OnEvent) -> Result<Divergences> {
     const ROUNDING: f64 = 0.01;
     let samples = Samples::built_in(&Processor::read(job.files)?, job.files.max_position_embeddings()?)?;
     let samples = samples.up_to(REPORT_POSITIONS);

@@ -232,7 +232,8 @@ impl<B: Block> Model for CausalLm<B> {
             ((start..start + row.n as i32).collect(), row.cache.factors)
         });
         let places = places.collect();
-        let x = self.pass(0..self.layers.len(), x, Step { rope: &self.rope, places, caches: Some(rows), mask, layer: 0 })?;
+        let x =
+            self.pass(0..self.layers.len(), x, Step { rope: &self.rope, places, caches: Some(rows), mask, layer: 0 })?;
         for row in rows {
             row.cache.advance(row.n, sinks, window);
         }

@@ -180,11 +180,7 @@ impl Clip {
                 &[s.hidden_size, s.patch_size, s.patch_size, 3],
             )?,
             class_embedding: embeddings.param("class_embedding", &[s.hidden_size]),
-            position_embedding: Embedding::load(
-                &embeddings.pp("position_embedding"),
-                s.num_positions,
-                s.hidden_size,
-            ),
+            position_embedding: Embedding::load(&embeddings.pp("position_embedding"), s.num_positions, s.hidden_size),
             pre_layrnorm: LayerNorm::load(&w.pp("pre_layrnorm"), s.hidden_size, s.eps),
             layers: (0..used).map(|i| Block::load(&layers.pp(i), &s)).collect(),
             patch_size: s.patch_size,

@@ -14,9 +14,9 @@ use super::causal_lm::{self, CausalLm};
 use super::clip::{self, Clip};
 use super::{Arch, Model, Row, Whole, phi3};
 use crate::cache::{Cache, CacheSettings};
-use crate::checkpoint::{Param, Scope};
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
+use crate::checkpoint::{Param, Scope};
 use crate::nn::{Linear, gelu};
 use crate::processor::{TILE, Tiles};
 

@@ -8,9 +8,9 @@ use mlx_rs::{Array, Dtype};
 
 use super::add;
 use super::lora::Lora;
-use crate::checkpoint::{Param, Scope};
 use crate::checkpoint::config::QuantizedAs;
 use crate::checkpoint::weights::Tap;
+use crate::checkpoint::{Param, Scope};
 use crate::device::on_cpu;
 
 /// A matrix `[output, input]` as the checkpoint stores it.
@@ -57,9 +57,7 @@ impl Weight {
             Self::Plain(weight) if on_cpu() => {
                 mlx_cpu::embedding(ids, mlx_cpu::Weight::Dense(&weight.get()), self.dtype())
             }
-            Self::Packed(packed, dtype) if on_cpu() => {
-                mlx_cpu::embedding(ids, mlx_cpu::Weight::Packed(packed), *dtype)
-            }
+            Self::Packed(packed, dtype) if on_cpu() => mlx_cpu::embedding(ids, mlx_cpu::Weight::Packed(packed), *dtype),
             Self::Plain(weight) => weight.get().try_index(ids),
             Self::Packed(packed, dtype) => packed.map_rows(|part| part.try_index(ids))?.dequantize(*dtype),
         }

@@ -52,6 +52,10 @@ impl LayerNorm {
     /// `[.., size] -> [.., size]`
     pub fn forward(&self, x: &Array) -> Result<Array> {
         let (weight, bias) = (&*self.weight.get(), &*self.bias.get());
-        if on_cpu() { mlx_cpu::layer_norm(x, weight, bias, self.eps) } else { fast::layer_norm(x, weight, bias, self.eps) }
+        if on_cpu() {
+            mlx_cpu::layer_norm(x, weight, bias, self.eps)
+        } else {
+            fast::layer_norm(x, weight, bias, self.eps)
+        }
     }
 }

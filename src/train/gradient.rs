@@ -96,7 +96,9 @@ impl Trained<'_> {
             eval([&losses, &hits])?;
             outcome.losses.extend(losses.reshape(&[-1])?.as_slice::<f32>());
             let hits = hits.reshape(&[-1])?;
-            outcome.hits.extend(hits.as_slice::<i32>().iter().zip(targets).map(|(&hit, target)| hit as u32 == target.id));
+            outcome
+                .hits
+                .extend(hits.as_slice::<i32>().iter().zip(targets).map(|(&hit, target)| hit as u32 == target.id));
         }
         Ok(outcome)
     }
@@ -177,8 +179,7 @@ impl Trained<'_> {
         values: &[Array],
         cotangent: &Array,
     ) -> Result<(Array, Option<Array>, Vec<Array>)> {
-        let primals: Vec<Array> =
-            which.iter().map(|&index| values[index].clone()).chain(x.cloned()).collect();
+        let primals: Vec<Array> = which.iter().map(|&index| values[index].clone()).chain(x.cloned()).collect();
         let traced = |inputs: &[Array]| {
             let (params, x) = inputs.split_at(which.len());
             let mut all = values.to_vec();
@@ -247,7 +248,8 @@ impl Stages {
     fn of(params: &[(String, Param)], layers: usize) -> Self {
         let mut stages = Self { embedding: Vec::new(), layers: vec![Vec::new(); layers], head: Vec::new() };
         for (index, (name, _)) in params.iter().enumerate() {
-            let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            let layer =
+                name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
             match layer {
                 Some(layer) if layer < layers => stages.layers[layer].push(index),
                 _ => {

@@ -187,7 +187,13 @@ mod tests {
     }
 
     fn validation(step: u64) -> Record {
-        Record::Validation(Validation { step, val_loss: 1.5, val_accuracy: Some(0.5), val_exact: None, val_tokens: None })
+        Record::Validation(Validation {
+            step,
+            val_loss: 1.5,
+            val_accuracy: Some(0.5),
+            val_exact: None,
+            val_tokens: None,
+        })
     }
 
     fn written(path: &Path, records: &[Record]) {

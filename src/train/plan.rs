@@ -173,7 +173,8 @@ impl Scope {
     pub fn tensors(&self, parts: &Parts) -> Result<Vec<String>> {
         let layers = parts.linears.keys().filter_map(|path| layer_of(path)).max().map_or(0, |last| last + 1);
         // The last layers alone, where so many are asked for.
-        let by_default = |name: &str| !name.starts_with(VISION) && (self.num_layers.is_none() || name.starts_with(LAYERS));
+        let by_default =
+            |name: &str| !name.starts_with(VISION) && (self.num_layers.is_none() || name.starts_with(LAYERS));
         let chosen = parts.params.keys().filter(|name| self.wants(name, layers, by_default(name)));
         let chosen: BTreeMap<_, _> = chosen.map(|name| (name.clone(), ())).collect();
         self.check(&chosen, parts.params.keys(), layers)?;
@@ -229,12 +230,7 @@ fn layer_of(path: &str) -> Option<usize> {
 
 /// An adapter that changes nothing yet: `A` is uniform between ±1/√input as in mlx-lm, `B` zero. The same seed makes the
 /// same adapter.
-fn new_adapter(
-    linears: &BTreeMap<String, [i32; 2]>,
-    settings: LoraSettings,
-    dora: bool,
-    seed: u64,
-) -> Result<Adapter> {
+fn new_adapter(linears: &BTreeMap<String, [i32; 2]>, settings: LoraSettings, dora: bool, seed: u64) -> Result<Adapter> {
     let mut adapter = Adapter::default();
     for (path, &[output, input]) in linears {
         let rank = settings.rank;

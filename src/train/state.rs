@@ -76,7 +76,8 @@ impl Saved {
         let Some(contents) = arrays::read(&path)? else {
             bail!("{} has no {FILE}: there is no run to go on with; leave --resume out", folder.display());
         };
-        let text = |key: &str| contents.metadata.get(key).with_context(|| format!("{} is no training file", path.display()));
+        let text =
+            |key: &str| contents.metadata.get(key).with_context(|| format!("{} is no training file", path.display()));
         let before: Map<String, Value> = serde_json::from_str(text("settings")?)?;
         for (name, now) in settings {
             let before = before.get(name).unwrap_or(&Value::Null);

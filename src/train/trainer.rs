@@ -321,9 +321,8 @@ impl<'e> Trainer<'e> {
     /// Looks at the held-out rows; false if it was broken off.
     fn validate(&mut self, on_event: &mut OnEvent) -> Result<bool> {
         let Some(valid) = &mut self.valid else { return Ok(true) };
-        let Some(scores) = evaluate(&self.trained, valid, &mut |done, total| {
-            on_event(Event::Validating { done, total })
-        })?
+        let Some(scores) =
+            evaluate(&self.trained, valid, &mut |done, total| on_event(Event::Validating { done, total }))?
         else {
             return Ok(false);
         };
@@ -353,7 +352,8 @@ impl<'e> Trainer<'e> {
     fn sample(&self, on_event: &mut OnEvent) -> Result<()> {
         const MAX_TOKENS: usize = 64;
         for (text, prompt) in &self.samples {
-            let generation = self.engine.generate(Request::new(prompt.clone(), MAX_TOKENS), |_| ControlFlow::Continue(()))?;
+            let generation =
+                self.engine.generate(Request::new(prompt.clone(), MAX_TOKENS), |_| ControlFlow::Continue(()))?;
             let _ = on_event(Event::Sample { prompt: text, text: &generation.text });
         }
         Ok(())

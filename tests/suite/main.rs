@@ -16,7 +16,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod jsonl;
-mod lora;
 mod loopback;
+mod lora;
 mod train_data;
 mod upload;

@@ -157,14 +157,7 @@ impl Seen {
 }
 
 /// The result, the curve, and how the run ended.
-pub(super) fn finish(
-    end: End,
-    trainer: &Trainer,
-    folder: &Path,
-    plot: bool,
-    json: bool,
-    ui: &Ui,
-) -> Result<ExitCode> {
+pub(super) fn finish(end: End, trainer: &Trainer, folder: &Path, plot: bool, json: bool, ui: &Ui) -> Result<ExitCode> {
     let records = metrics::read(&metrics_path(folder))?;
     let progress = trainer.progress();
     if end == End::Interrupted {
@@ -198,7 +191,11 @@ pub(super) fn finish(
         return Ok(ExitCode::SUCCESS);
     }
     let (seconds, tokens) = (progress.seconds, progress.tokens);
-    ui.status(format!("trained     {} steps, {tokens} tokens, {:.0} tokens/s", progress.step, tokens as f64 / seconds.max(1e-9)));
+    ui.status(format!(
+        "trained     {} steps, {tokens} tokens, {:.0} tokens/s",
+        progress.step,
+        tokens as f64 / seconds.max(1e-9)
+    ));
     if end == End::Stopped {
         ui.status("            ended as the held-out rows were not predicted better any more");
     }

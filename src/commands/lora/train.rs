@@ -30,7 +30,21 @@ use crate::ui::Ui;
 const FEATURE_BYTES: usize = 2 << 30;
 
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
-    let TrainArgs { data, adapter_path, resume, force, dry_run, json, output, model, rows, splits, method, steps, shown } = args;
+    let TrainArgs {
+        data,
+        adapter_path,
+        resume,
+        force,
+        dry_run,
+        json,
+        output,
+        model,
+        rows,
+        splits,
+        method,
+        steps,
+        shown,
+    } = args;
     let OutputArgs { quiet, verbose } = output;
     let ui = Ui::new(quiet, verbose);
 
@@ -89,7 +103,14 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         adapted_widths: plan.adapted_widths(),
         checkpoint: steps.grad_checkpoint,
     };
-    report_plan(&ui, &plan, &memory.training(&demand), (examples.len(), valid.as_ref().map_or(0, Vec::len)), &run_settings, (dry_run, json))?;
+    report_plan(
+        &ui,
+        &plan,
+        &memory.training(&demand),
+        (examples.len(), valid.as_ref().map_or(0, Vec::len)),
+        &run_settings,
+        (dry_run, json),
+    )?;
     memory.check_training(&demand, steps.memory_limit.unwrap_or_else(memory::available))?;
     if dry_run {
         return Ok(ExitCode::SUCCESS);
@@ -144,10 +165,9 @@ fn check_folder(folder: &Path, resume: bool, force: bool) -> Result<()> {
     ensure!(!folder.exists() || folder.is_dir(), "--adapter-path {shown}: that is no folder");
     let old = FILES.iter().find(|name| folder.join(name).exists());
     match (old, state::exists(folder)) {
-        (Some(_), true) => ensure!(
-            resume || force,
-            "{shown} holds a run already; --resume goes on with it, --force begins anew"
-        ),
+        (Some(_), true) => {
+            ensure!(resume || force, "{shown} holds a run already; --resume goes on with it, --force begins anew")
+        }
         // Of a run that ended before it saved anything, or an adapter alone.
         (Some(old), false) => ensure!(force, "{shown} holds {old}, but no run to go on with; --force begins anew"),
         (None, _) => ensure!(!resume, "--resume: {shown} holds no run to go on with; leave it out"),
