@@ -166,7 +166,7 @@ fn check_folder(folder: &Path, resume: bool, force: bool) -> Result<()> {
     let old = FILES.iter().find(|name| folder.join(name).exists());
     match (old, state::exists(folder)) {
         (Some(_), true) => {
-            ensure!(resume || force, "{shown} holds a run already; --resume goes on with it, --force begins anew")
+            ensure!(resume || force, "{shown} holds a run already; --resume goes on with it, --force begins anew");
         }
         // Of a run that ended before it saved anything, or an adapter alone.
         (Some(old), false) => ensure!(force, "{shown} holds {old}, but no run to go on with; --force begins anew"),
