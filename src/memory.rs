@@ -85,7 +85,7 @@ pub struct TrainingDemand {
     pub trained: usize,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
-    /// Numbers that go into and come out of changed linear maps, of all layers together, for each position.
+    /// Numbers that go into changed linear maps, of all layers together, for each position.
     pub adapted_widths: usize,
     /// Whether only what enters the layers is kept.
     pub checkpoint: bool,
@@ -111,7 +111,7 @@ impl TrainingMemory {
 
 impl ModelMemory {
     /// What training takes at its largest batch, estimated from the widths of a layer: what enters and leaves its maps is
-    /// kept for the way back, of changed ones also in float32.
+    /// kept for the way back, what enters changed ones also in float32.
     pub fn training(&self, demand: &TrainingDemand) -> TrainingMemory {
         let layers = self.cache_shape.num_hidden_layers.max(1);
         let plain = (10 * self.hidden_size + 5 * self.intermediate_size) * self.item_size;
@@ -119,7 +119,7 @@ impl ModelMemory {
         let entering = layers * demand.positions * self.hidden_size * self.item_size;
         let at_once = if demand.checkpoint { demand.targets.min(256) } else { demand.targets };
         let logits = at_once * self.vocab_size * (self.item_size + 3 * size_of::<f32>());
-        let decoder = if demand.checkpoint { entering + 2 * of_layers / layers } else { of_layers };
+        let decoder = if demand.checkpoint { entering + 5 * of_layers / (2 * layers) } else { of_layers };
         // Of CLIP-L: 144 positions of a prompt are a tile's 577.
         let of_tile = 577 * (8 * 1024 + 2 * 4096) * self.item_size;
         let kept_layers = if demand.trains_tower { 23 } else { 1 };

@@ -323,9 +323,10 @@ impl Step {
         };
         let arrays = match &self.action {
             Action::Keep => {
-                self.entry.parts.iter().map(|name| Ok(cast(weights.read(name)?)?)).collect::<Result<Vec<_>>>()?
+                let kept = self.outputs.iter().zip(&self.entry.parts);
+                kept.map(|(to, name)| Ok(weights.read(name)?.as_dtype(to.dtype)?)).collect::<Result<Vec<_>>>()?
             }
-            Action::Unpack => vec![cast(weights.matrix(module(&self.entry))?)?],
+            Action::Unpack => vec![cast(weights.matrix_for(module(&self.entry), self.dtype)?)?],
             Action::Pack(packing) => {
                 let matrix = cast(weights.matrix(module(&self.entry))?)?;
                 let packed = pack(module(&self.entry), &matrix, *packing)?;

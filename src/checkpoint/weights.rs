@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use mlx_mmap::{MappedFile, item_size};
 use mlx_quantized::Packed;
 use mlx_rs::error::Exception;
@@ -182,7 +182,7 @@ impl Weights {
         self.tensors.get(name).is_some_and(|stored| stored.coarse)
     }
 
-    /// A tensor by its name, as stored but for the order of its axes, and for what attached adapters change of it.
+    /// A tensor by its name, as stored but for the order of its axes; in float32 where attached adapters change it.
     pub fn read(&self, name: &str) -> Result<Array> {
         let stored = self.stored(name)?;
         if let Some(replaced) = self.replaced.get(name) {
@@ -200,7 +200,7 @@ impl Weights {
         self.attached.iter().any(|attached| attached.adapter.modules.contains_key(path))
     }
 
-    /// The matrix of a module with what attached adapters change of it.
+    /// The matrix of a module with what attached adapters change of it: then in float32, to be rounded once.
     fn changed(&self, path: &str, matrix: Array) -> Result<Array> {
         if !self.is_changed(path) {
             return Ok(matrix);
@@ -213,19 +213,30 @@ impl Weights {
                 after = after.add(change.multiply(Array::from_f32(*share))?)?;
             }
         }
-        Ok(after.as_dtype(matrix.dtype())?)
+        Ok(after)
     }
 
     /// The matrix `[output, input]` of the module at `path` as floats, packed or not; see [`read`](Self::read).
     pub fn matrix(&self, path: &str) -> Result<Array> {
+        self.matrix_for(path, None)
+    }
+
+    /// The same where it will be of this type: what is packed is not rounded to 16 bits on the way to 32.
+    pub fn matrix_for(&self, path: &str, dtype: Option<Dtype>) -> Result<Array> {
         let part = |name: &str| self.read(&format!("{path}.{name}"));
         if !self.tensors.contains_key(&format!("{path}.scales")) {
             return part("weight");
         }
         let QuantizedAs { group_size, bits, mode } = self.packing(path)?;
-        let biases = mode.has_biases().then(|| part("biases")).transpose()?;
-        let packed = Packed { weight: part("weight")?, scales: part("scales")?, biases, group_size, bits, mode };
-        self.changed(path, unpack(&packed, dtype_of_unpacked(packed.scales.dtype()))?)
+        let exact = dtype == Some(Dtype::Float32) || self.is_changed(path);
+        // What is unpacked is computed in the type of the scales.
+        let float =
+            |array: Array| if exact && array.dtype().is_float() { array.as_dtype(Dtype::Float32) } else { Ok(array) };
+        let scales = float(part("scales")?)?;
+        let biases = mode.has_biases().then(|| Ok::<_, Error>(float(part("biases")?)?)).transpose()?;
+        let unpacked = if exact { Dtype::Float32 } else { dtype_of_unpacked(scales.dtype()) };
+        let packed = Packed { weight: part("weight")?, scales, biases, group_size, bits, mode };
+        self.changed(path, unpack(&packed, unpacked)?)
     }
 
     /// How the module at `path`, which has scales, is packed.

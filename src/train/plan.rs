@@ -99,10 +99,10 @@ impl Plan {
         self.tensors.iter().any(|(name, _)| name.starts_with(TOWER))
     }
 
-    /// Numbers that go into and come out of all changed maps of the language model, for each position.
+    /// Numbers that go into all changed maps of the language model, for each position.
     pub fn adapted_widths(&self) -> usize {
         let modules = self.adapter.modules.iter().filter(|(path, _)| !path.starts_with(VISION));
-        modules.map(|(_, module)| (module.a.dim(1) + module.b.dim(0)) as usize).sum()
+        modules.map(|(_, module)| module.a.dim(1) as usize).sum()
     }
 
     /// The tensors in short.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod dora;
+mod fuse;
 mod methods;
 mod refused;
 mod resume;
