@@ -62,7 +62,7 @@ pub struct Outcome {
 /// Targets whose logits are computed at once where memory is to be spared.
 const TARGETS_AT_ONCE: usize = 256;
 
-/// A model and those of its tensors that are trained. The tensors' values are float32, whatever the model computes in.
+/// A model and those of its tensors that are trained.
 pub struct Trained<'m> {
     /// The model.
     pub model: &'m dyn Model,
@@ -74,9 +74,10 @@ pub struct Trained<'m> {
 
 impl Trained<'_> {
     /// The weighted sum of the batch's losses, and its gradients with respect to the tensors, float32, in their order.
-    pub fn loss_and_gradients(&self, values: &[Array], batch: &Batch) -> Result<(f32, Vec<Array>)> {
-        let (loss, gradients) =
-            if self.checkpoint { self.by_layers(values, batch)? } else { self.at_once(values, batch)? };
+    pub fn loss_and_gradients(&self, batch: &Batch) -> Result<(f32, Vec<Array>)> {
+        let (loss, gradients) = if self.checkpoint { self.by_layers(batch)? } else { self.at_once(batch)? };
+        let gradients =
+            gradients.iter().map(|gradient| gradient.as_dtype(Dtype::Float32)).collect::<Result<Vec<_>>>()?;
         eval(gradients.iter().chain([&loss]))?;
         Ok((loss.item_exact::<f32>(), gradients))
     }
@@ -103,21 +104,21 @@ impl Trained<'_> {
         Ok(outcome)
     }
 
-    fn at_once(&self, values: &[Array], batch: &Batch) -> Result<(Array, Vec<Array>)> {
+    fn at_once(&self, batch: &Batch) -> Result<(Array, Vec<Array>)> {
         let all: Vec<usize> = (0..self.params.len()).collect();
         let whole = |_: Option<&Array>| {
             let x = self.model.read(0..self.model.num_layers(), &self.embed(batch)?, &batch.rows)?;
             self.loss(&x, &batch.targets)
         };
-        let (loss, _, gradients) = self.back(whole, None, &all, values, &Array::from_f32(1.0))?;
+        let (loss, _, gradients) = self.back(whole, None, &all, &Array::from_f32(1.0))?;
         Ok((loss, gradients))
     }
 
-    fn by_layers(&self, values: &[Array], batch: &Batch) -> Result<(Array, Vec<Array>)> {
+    fn by_layers(&self, batch: &Batch) -> Result<(Array, Vec<Array>)> {
         let layers = self.model.num_layers();
         let stages = Stages::of(&self.params, layers);
         let first = stages.first_layer();
-        let mut gradients: Vec<Option<Array>> = vec![None; values.len()];
+        let mut gradients: Vec<Option<Array>> = vec![None; self.params.len()];
         let mut add = |which: &[usize], new: Vec<Array>| -> Result<()> {
             for (&index, new) in which.iter().zip(new) {
                 let sum = match &gradients[index] {
@@ -129,12 +130,12 @@ impl Trained<'_> {
             eval(which.iter().filter_map(|&index| gradients[index].as_ref()))
         };
 
-        let mut x = self.with_values(values, || self.embed(batch))?;
+        let mut x = self.embed(batch)?;
         let mut entering = Vec::new();
         for layer in 0..layers {
             x.eval()?;
             entering.push((layer >= first).then(|| x.clone()));
-            x = self.with_values(values, || self.model.read(layer..layer + 1, &x, &batch.rows))?;
+            x = self.model.read(layer..layer + 1, &x, &batch.rows)?;
         }
         x.eval()?;
 
@@ -142,7 +143,7 @@ impl Trained<'_> {
         let mut cotangent = x.multiply(Array::from_f32(0.0).as_dtype(x.dtype())?)?;
         for targets in batch.targets.chunks(TARGETS_AT_ONCE) {
             let head = |x: Option<&Array>| self.loss(x.expect("x is given"), targets);
-            let (part, dx, new) = self.back(head, Some(&x), &stages.head, values, &Array::from_f32(1.0))?;
+            let (part, dx, new) = self.back(head, Some(&x), &stages.head, &Array::from_f32(1.0))?;
             loss = loss.add(part)?;
             cotangent = cotangent.add(dx.expect("x is given"))?;
             eval([&loss, &cotangent])?;
@@ -153,19 +154,19 @@ impl Trained<'_> {
         for layer in (first..layers).rev() {
             let read = |x: Option<&Array>| self.model.read(layer..layer + 1, x.expect("x is given"), &batch.rows);
             let x = entering[layer].take();
-            let (_, dx, new) = self.back(read, x.as_ref(), &stages.layers[layer], values, &cotangent)?;
+            let (_, dx, new) = self.back(read, x.as_ref(), &stages.layers[layer], &cotangent)?;
             cotangent = dx.expect("x is given");
             cotangent.eval()?;
             add(&stages.layers[layer], new)?;
         }
         if !stages.embedding.is_empty() {
-            let (_, _, new) = self.back(|_| self.embed(batch), None, &stages.embedding, values, &cotangent)?;
+            let (_, _, new) = self.back(|_| self.embed(batch), None, &stages.embedding, &cotangent)?;
             add(&stages.embedding, new)?;
         }
-        let gradients = gradients.into_iter().zip(values);
-        let gradients = gradients.map(|(gradient, value)| match gradient {
+        let gradients = gradients.into_iter().zip(&self.params);
+        let gradients = gradients.map(|(gradient, (_, param))| match gradient {
             Some(gradient) => Ok(gradient),
-            None => Array::zeros::<f32>(value.shape()),
+            None => Array::zeros::<f32>(param.get().shape()),
         });
         Ok((loss, gradients.collect::<Result<_>>()?))
     }
@@ -176,33 +177,21 @@ impl Trained<'_> {
         f: impl Fn(Option<&Array>) -> Result<Array>,
         x: Option<&Array>,
         which: &[usize],
-        values: &[Array],
         cotangent: &Array,
     ) -> Result<(Array, Option<Array>, Vec<Array>)> {
-        let primals: Vec<Array> = which.iter().map(|&index| values[index].clone()).chain(x.cloned()).collect();
+        let params = || which.iter().map(|&index| &self.params[index].1);
+        let primals: Vec<Array> = params().map(|param| param.get().clone()).chain(x.cloned()).collect();
+        // While `f` is traced, the model has what it is traced with.
         let traced = |inputs: &[Array]| {
-            let (params, x) = inputs.split_at(which.len());
-            let mut all = values.to_vec();
-            which.iter().zip(params).for_each(|(&index, param)| all[index] = param.clone());
-            Ok(vec![self.with_values(&all, || f(x.first()))?])
+            let (values, x) = inputs.split_at(which.len());
+            let before: Vec<Array> = params().zip(values).map(|(param, value)| param.replace(value.clone())).collect();
+            let result = f(x.first());
+            params().zip(before).for_each(|(param, value)| _ = param.replace(value));
+            Ok(vec![result?])
         };
         let (mut outputs, mut gradients) = fallible_vjp(traced, &primals, std::slice::from_ref(cotangent))?;
         let dx = x.and_then(|_| gradients.pop());
         Ok((outputs.remove(0), dx, gradients))
-    }
-
-    /// Calls `f` while the model has these values for the tensors, in the types that it computes in.
-    fn with_values<T>(&self, values: &[Array], f: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut before = Vec::new();
-        for ((_, param), value) in self.params.iter().zip(values) {
-            let dtype = param.get().dtype();
-            before.push(param.replace(value.as_dtype(dtype)?));
-        }
-        let result = f();
-        for ((_, param), value) in self.params.iter().zip(before) {
-            param.replace(value);
-        }
-        result
     }
 
     /// `[1, n of all rows, hidden_size]`

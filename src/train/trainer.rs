@@ -263,7 +263,7 @@ impl<'e> Trainer<'e> {
             if let Some(dropout) = &self.dropout {
                 dropout.set_seed(Some(seed_of(self.settings.seed, &format!("dropout {index}"))));
             }
-            let (part, gradients) = self.trained.loss_and_gradients(&self.values, &batch)?;
+            let (part, gradients) = self.trained.loss_and_gradients(&batch)?;
             loss += f64::from(part);
             targets += batch.targets.len();
             read += tokens;

@@ -12,57 +12,52 @@ use indicatif::ProgressBar;
 use phi3v::memory::TrainingMemory;
 use phi3v::train::curve::{plot_text, write_curve};
 use phi3v::train::metrics::{self, Record, Training, Validation};
-use phi3v::train::plan::Plan;
-use phi3v::train::trainer::{End, Event, Settings, Trainer, metrics_path};
+use phi3v::train::plan::{Group, Plan};
+use phi3v::train::trainer::{End, Event, Trainer, metrics_path};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::interrupt;
 use crate::ui::Ui;
 
-/// What is trained, how long, and what memory that takes: a remark, or with `dry_run` the result.
-pub(super) fn report_plan(
-    ui: &Ui,
-    plan: &Plan,
-    memory: &TrainingMemory,
-    (rows, held_out): (usize, usize),
-    settings: &Settings,
-    (dry_run, json): (bool, bool),
-) -> Result<()> {
-    let groups = plan.groups();
-    if dry_run && json {
-        let all = json!({
-            "modules": groups,
-            "parameters": plan.parameters(),
-            "rows": rows,
-            "held_out": held_out,
-            "steps": settings.steps,
-            "memory": memory,
-        });
-        writeln!(std::io::stdout(), "{all}")?;
-        return Ok(());
+/// What is known of a run before it begins.
+#[derive(Serialize)]
+pub(super) struct Prospect {
+    modules: Vec<Group>,
+    parameters: usize,
+    rows: usize,
+    held_out: usize,
+    steps: usize,
+    memory: TrainingMemory,
+}
+
+impl Prospect {
+    pub(super) fn new(plan: &Plan, rows: usize, held_out: usize, steps: usize, memory: TrainingMemory) -> Self {
+        Self { modules: plan.groups(), parameters: plan.parameters(), rows, held_out, steps, memory }
     }
-    let mut lines = Vec::new();
-    let widest = groups.iter().map(|group| group.module.chars().count()).max().unwrap_or(0);
-    for group in &groups {
-        let shape = group.shape.iter().map(i32::to_string).collect::<Vec<_>>().join(" × ");
-        let (module, count) = (&group.module, group.count);
-        lines.push(format!("{module:widest$}  {count:>3} of {shape:<14} {:>12} parameters", group.parameters));
+
+    /// As lines for people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let Self { modules: groups, parameters, rows, held_out, steps, memory } = self;
+        let mut lines = Vec::new();
+        let widest = groups.iter().map(|group| group.module.chars().count()).max().unwrap_or(0);
+        for group in &groups {
+            let shape = group.shape.iter().map(i32::to_string).collect::<Vec<_>>().join(" × ");
+            let (module, count) = (&group.module, group.count);
+            lines.push(format!("{module:widest$}  {count:>3} of {shape:<14} {:>12} parameters", group.parameters));
+        }
+        let gigabytes = |bytes: usize| bytes as f64 / 1e9;
+        lines.push(format!("trained     {parameters} parameters"));
+        lines.push(format!("rows        {rows}, {held_out} held out; {steps} steps"));
+        lines.push(format!(
+            "memory      about {:.2} GB: weights {:.2}, what is trained {:.2}, on the way {:.2}",
+            gigabytes(memory.total()),
+            gigabytes(memory.weights),
+            gigabytes(memory.trained),
+            gigabytes(memory.activations)
+        ));
+        lines
     }
-    let gigabytes = |bytes: usize| bytes as f64 / 1e9;
-    lines.push(format!("trained     {} parameters", plan.parameters()));
-    lines.push(format!("rows        {rows}, {held_out} held out; {} steps", settings.steps));
-    lines.push(format!(
-        "memory      about {:.2} GB: weights {:.2}, what is trained {:.2}, on the way {:.2}",
-        gigabytes(memory.total()),
-        gigabytes(memory.weights),
-        gigabytes(memory.trained),
-        gigabytes(memory.activations)
-    ));
-    match dry_run {
-        true => writeln!(std::io::stdout(), "{}", lines.join("\n"))?,
-        false => lines.iter().for_each(|line| ui.status(line)),
-    }
-    Ok(())
 }
 
 /// A run on the screen.

@@ -1,5 +1,6 @@
 //! `phi3v lora --data`: a run, from its rows to its adapter.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -19,14 +20,14 @@ use phi3v::train::state;
 use phi3v::train::trainer::{FILES, Run, Trainer};
 
 use super::args::{ShownArgs, TrainArgs};
-use super::report::{Shown, finish, report_plan};
+use super::report::{Prospect, Shown, finish};
 use super::{rows, settings};
 use crate::cli::OutputArgs;
 use crate::commands::session::{self, Opened};
 use crate::interrupt;
 use crate::ui::Ui;
 
-/// Bytes for the vectors of pictures that come again every epoch.
+/// The most bytes for the vectors of pictures that come again every epoch.
 const FEATURE_BYTES: usize = 2 << 30;
 
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
@@ -103,15 +104,16 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         adapted_widths: plan.adapted_widths(),
         checkpoint: steps.grad_checkpoint,
     };
-    report_plan(
-        &ui,
-        &plan,
-        &memory.training(&demand),
-        (examples.len(), valid.as_ref().map_or(0, Vec::len)),
-        &run_settings,
-        (dry_run, json),
-    )?;
-    memory.check_training(&demand, steps.memory_limit.unwrap_or_else(memory::available))?;
+    let needed = memory.training(&demand);
+    let held_out = valid.as_ref().map_or(0, Vec::len);
+    let prospect = Prospect::new(&plan, examples.len(), held_out, run_settings.steps, needed);
+    match (dry_run, json) {
+        (true, true) => writeln!(std::io::stdout(), "{}", serde_json::to_string(&prospect)?)?,
+        (true, false) => writeln!(std::io::stdout(), "{}", prospect.lines().join("\n"))?,
+        (false, _) => prospect.lines().iter().for_each(|line| ui.status(line)),
+    }
+    let available = steps.memory_limit.unwrap_or_else(memory::available);
+    memory.check_training(&demand, available)?;
     if dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -136,7 +138,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         processor: loaded.engine.processor(),
         limits: reading.limits,
         num_crops: reading.num_crops,
-        feature_bytes: (!trains_vision).then_some(FEATURE_BYTES),
+        feature_bytes: (!trains_vision).then(|| FEATURE_BYTES.min(available.saturating_sub(needed.total()))),
     };
     let total = run_settings.steps;
     let run = Run {

@@ -70,9 +70,11 @@ fn gradients_are_differences_of_the_loss() {
     let (model, params) = dora();
     let values: Vec<Array> = params.iter().map(|(_, param)| param.get().clone()).collect();
     let batch = batch();
+    let set =
+        |values: &[Array]| params.iter().zip(values).for_each(|((_, param), value)| _ = param.replace(value.clone()));
     for checkpoint in [false, true] {
         let trained = Trained { model: &*model, params: params.clone(), checkpoint };
-        let (_, gradients) = trained.loss_and_gradients(&values, &batch).unwrap();
+        let (_, gradients) = trained.loss_and_gradients(&batch).unwrap();
         let gain = values[2].divide(norm(&values[0], &values[1])).unwrap();
         let difference = |which: usize, direction: &Array| {
             let by = 0.01 * length(&values[which]);
@@ -82,7 +84,10 @@ fn gradients_are_differences_of_the_loss() {
                 if which < 2 {
                     moved[2] = gain.multiply(norm(&moved[0], &moved[1])).unwrap();
                 }
-                trained.loss_and_gradients(&moved, &batch).unwrap().0
+                set(&moved);
+                let loss = trained.loss_and_gradients(&batch).unwrap().0;
+                set(&values);
+                loss
             };
             (loss(by) - loss(-by)) / (2.0 * by)
         };
