@@ -38,10 +38,10 @@ impl Prospect {
 
     /// As lines for people.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Self { modules: groups, parameters, rows, held_out, steps, memory } = self;
+        let Self { modules, parameters, rows, held_out, steps, memory } = self;
         let mut lines = Vec::new();
-        let widest = groups.iter().map(|group| group.module.chars().count()).max().unwrap_or(0);
-        for group in &groups {
+        let widest = modules.iter().map(|group| group.module.chars().count()).max().unwrap_or(0);
+        for group in modules {
             let shape = group.shape.iter().map(i32::to_string).collect::<Vec<_>>().join(" × ");
             let (module, count) = (&group.module, group.count);
             lines.push(format!("{module:widest$}  {count:>3} of {shape:<14} {:>12} parameters", group.parameters));
