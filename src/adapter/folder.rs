@@ -1,7 +1,7 @@
 //! An adapter's folder: one safetensors file, in which every tensor must be understood, and one of JSON.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use mlx_mmap::MappedFile;
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use serde_json::{Map, Value};
 
 use super::{CONFIG, LowRank, count, list};
-use crate::checkpoint::save::{TensorSpec, header};
+use crate::checkpoint::arrays::{self, Contents};
 use crate::checkpoint::staging::{Staging, replace_file};
 use crate::checkpoint::weights::{damaged, place};
 
@@ -136,7 +135,7 @@ pub(super) fn scale(value: f64) -> Result<f32> {
 }
 
 /// A number as people write it: 0.1, not 0.10000000149011612, and 8, not 8.0.
-pub(super) fn number(value: f32) -> Value {
+pub fn number(value: f32) -> Value {
     let short = value.to_string();
     short.parse::<i64>().map(Value::from).or_else(|_| short.parse::<f64>().map(Value::from)).unwrap_or_default()
 }
@@ -144,10 +143,14 @@ pub(super) fn number(value: f32) -> Value {
 /// What is to be written.
 pub(super) struct Files {
     pub(super) weights: &'static str,
-    pub(super) tensors: BTreeMap<String, Array>,
-    /// Under `format` in the weight file's metadata.
-    pub(super) origin: &'static str,
+    /// Of the weight file.
+    pub(super) contents: Contents,
     pub(super) config: Map<String, Value>,
+}
+
+/// The tensors of a weight file that says whose axes it has.
+pub(super) fn contents(tensors: BTreeMap<String, Array>, format: &str) -> Contents {
+    Contents { metadata: HashMap::from([("format".to_owned(), format.to_owned())]), arrays: tensors }
 }
 
 /// Writes an adapter's folder, or replaces the files of one.
@@ -174,29 +177,11 @@ fn write_into(folder: &Path, files: &Files, config: &str) -> Result<()> {
     replace_file(&config_path, |file| {
         file.write_all(config.as_bytes())?;
         replace_file(&folder.join(files.weights), |file| {
-            write_tensors(file, files)?;
+            arrays::write_to(file, &files.contents)?;
             // Killed before both are in place, the folder has no configuration rather than that of other weights.
             remove_unless(&config_path, config)
         })
     })
-}
-
-fn write_tensors(file: &mut File, files: &Files) -> Result<()> {
-    let mut tensors: Vec<(TensorSpec, &Array)> = files.tensors.iter().map(spec).collect();
-    // Large elements first, so that all are aligned.
-    tensors.sort_by_key(|(spec, _)| std::cmp::Reverse(mlx_mmap::item_size(spec.dtype)));
-    let specs: Vec<&TensorSpec> = tensors.iter().map(|(spec, _)| spec).collect();
-    file.write_all(&header(&specs, HashMap::from([("format".to_owned(), files.origin.to_owned())]))?)?;
-    for (_, array) in tensors.iter().filter(|(_, array)| array.size() > 0) {
-        let rows = array.contiguous()?;
-        rows.eval()?;
-        file.write_all(TensorView::try_from(&rows)?.data())?;
-    }
-    Ok(())
-}
-
-fn spec<'a>((name, array): (&String, &'a Array)) -> (TensorSpec, &'a Array) {
-    (TensorSpec { name: name.clone(), dtype: array.dtype(), shape: array.shape().to_vec() }, array)
 }
 
 fn remove_unless(path: &PathBuf, contents: &str) -> Result<()> {

@@ -11,7 +11,7 @@ use mlx_rs::ops::concatenate;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::folder::{Files, Layout, MLX_WEIGHTS, Part, Role, number, read as read_tensors, scale};
+use super::folder::{Files, Layout, MLX_WEIGHTS, Part, Role, contents, number, read as read_tensors, scale};
 use super::{About, Adapter, CONFIG, FineTuneType, Format, LowRank};
 use crate::checkpoint::config::parse;
 
@@ -132,7 +132,7 @@ pub(super) fn files(adapter: &Adapter, format: Format) -> Result<Files> {
             }),
         );
     }
-    Ok(Files { weights: MLX_WEIGHTS, tensors, origin: "mlx", config })
+    Ok(Files { weights: MLX_WEIGHTS, contents: contents(tensors, "mlx"), config })
 }
 
 /// The scale of all changes; 1 where they differ.

@@ -19,6 +19,8 @@ use serde_json::{Map, Value};
 use crate::checkpoint::config::read_json;
 use crate::checkpoint::weights::{count, list};
 
+pub use folder::number;
+
 /// The configuration file, which all formats have.
 const CONFIG: &str = "adapter_config.json";
 

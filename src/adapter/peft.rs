@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::folder::{Files, Layout, PEFT_WEIGHTS, Part, Role, number, read as read_tensors, scale};
+use super::folder::{Files, Layout, PEFT_WEIGHTS, Part, Role, contents, number, read as read_tensors, scale};
 use super::{About, Adapter, CONFIG, FineTuneType, LowRank};
 use crate::checkpoint::config::parse;
 
@@ -203,7 +203,7 @@ pub(super) fn files(adapter: &Adapter) -> Result<Files> {
         tensors.insert(format!("{PREFIX}{path}.lora_B.weight"), b.clone());
         tensors.extend(magnitude.iter().map(|m| (format!("{PREFIX}{path}.lora_magnitude_vector"), m.clone())));
     }
-    Ok(Files { weights: PEFT_WEIGHTS, tensors, origin: "pt", config })
+    Ok(Files { weights: PEFT_WEIGHTS, contents: contents(tensors, "pt"), config })
 }
 
 /// The most frequent value, and which paths have another: longer paths first, as PEFT takes the first that is an end of

@@ -1,19 +1,19 @@
 //! Arrays in a file, which appears whole or not at all.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use mlx_mmap::MappedFile;
+use mlx_mmap::{MappedFile, item_size};
 use mlx_rs::Array;
-use mlx_rs::transforms::eval;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 use super::save::{TensorSpec, header};
 use super::staging::replace_file;
-use super::weights::mlx_dtype;
+use super::weights::place;
 
 /// What a file holds.
 pub struct Contents {
@@ -25,22 +25,27 @@ pub struct Contents {
 
 /// Writes arrays and text about them as safetensors.
 pub fn write(path: &Path, contents: &Contents) -> Result<()> {
-    // Parts of blocks are strided; files are not.
-    let arrays = contents.arrays.iter().map(|(name, array)| Ok((name, array.contiguous()?)));
-    let arrays = arrays.collect::<Result<Vec<_>>>()?;
-    eval(arrays.iter().map(|(_, array)| array))?;
-    let specs: Vec<TensorSpec> = arrays
-        .iter()
-        .map(|(name, array)| TensorSpec { name: (*name).clone(), dtype: array.dtype(), shape: array.shape().to_vec() })
-        .collect();
-    let header = header(&specs.iter().collect::<Vec<_>>(), contents.metadata.clone())?;
-    replace_file(path, |file| {
-        file.write_all(&header)?;
-        for (_, array) in &arrays {
-            file.write_all(TensorView::try_from(array)?.data())?;
-        }
-        Ok(())
-    })
+    replace_file(path, |file| write_to(file, contents))
+}
+
+/// The same into a file that is being made, an array at a time.
+pub fn write_to(file: &mut File, contents: &Contents) -> Result<()> {
+    let spec = |(name, array): (&String, &Array)| TensorSpec {
+        name: name.clone(),
+        dtype: array.dtype(),
+        shape: array.shape().to_vec(),
+    };
+    let mut specs: Vec<TensorSpec> = contents.arrays.iter().map(spec).collect();
+    // Large elements first, so that all are aligned.
+    specs.sort_by_key(|spec| std::cmp::Reverse(item_size(spec.dtype)));
+    file.write_all(&header(&specs.iter().collect::<Vec<_>>(), contents.metadata.clone())?)?;
+    for spec in specs.iter().filter(|spec| spec.bytes() > 0) {
+        // Parts of blocks are strided; files are not.
+        let rows = contents.arrays[&spec.name].contiguous()?;
+        rows.eval()?;
+        file.write_all(TensorView::try_from(&rows)?.data())?;
+    }
+    Ok(())
 }
 
 /// Reads what [`write()`] wrote; nothing if there is no such file.
@@ -55,11 +60,9 @@ pub fn read(path: &Path) -> Result<Option<Contents>> {
         let data = header_len + size_of::<u64>();
         let mut arrays = BTreeMap::new();
         for (name, info) in metadata.tensors() {
-            let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>()?;
-            let (begin, end) = info.data_offsets;
-            let dtype = mlx_dtype(info.dtype).with_context(|| format!("{name} is of type {:?}", info.dtype))?;
-            ensure!(data + end <= map.bytes().len(), "{name} goes beyond the end of the file");
-            arrays.insert(name.clone(), map.array(data + begin..data + end, &shape, dtype)?);
+            let (dtype, shape, bytes) = place(&name, info, data)?;
+            ensure!(bytes.end <= map.bytes().len(), "{name} goes beyond the end of the file");
+            arrays.insert(name.clone(), map.array(bytes, &shape, dtype)?);
         }
         Ok(Contents { metadata: metadata.metadata().clone().unwrap_or_default(), arrays })
     };

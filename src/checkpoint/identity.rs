@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use mlx_rs::Dtype;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::ModelFiles;
@@ -31,6 +32,14 @@ pub fn identity(files: &ModelFiles, dtype: Option<Dtype>) -> Result<String> {
         sample(path, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(hex(&hash.finalize()))
+}
+
+/// The first thing by name that is another now than when something was begun, with both values.
+pub fn first_other(before: &Map<String, Value>, now: &Map<String, Value>) -> Option<String> {
+    now.iter().find_map(|(name, now)| {
+        let before = before.get(name).unwrap_or(&Value::Null);
+        (before != now).then(|| format!("another {name} ({before}, now {now})"))
+    })
 }
 
 /// A hash as it is written.

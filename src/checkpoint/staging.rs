@@ -156,6 +156,15 @@ fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
+/// Two runs that write one file would spoil it. The lock goes with the process, however it ends.
+pub fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!("{}: another run is writing it", path.display()),
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
 /// Copies a file into the folder so that it lasts.
 pub fn copy_file(from: &Path, folder: &Path) -> Result<()> {
     let name = from.file_name().with_context(|| format!("{} has no name", from.display()))?;

@@ -103,9 +103,8 @@ impl Opened {
     pub(super) fn load_model(self, demand: Demand, ui: &Ui) -> Result<(Box<dyn Model>, Processor)> {
         let weights = models::weights(&self.files, self.dtype)?;
         let memory = ModelMemory::of(&self.files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
-        drop(weights);
         memory.check(&demand, memory::available())?;
-        Ok((load_model(&self.files, self.dtype, &self.adapters, ui)?, self.processor))
+        Ok((load_model(&self.files, weights, &self.adapters, ui)?, self.processor))
     }
 
     /// Loads the model, if it can do `demand`. Several prompts are served up to `at_once` at a time; none for one prompt.
@@ -117,7 +116,6 @@ impl Opened {
         let Self { files, processor, dtype, adapters, vocabulary } = self;
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
-        drop(weights);
         let settings = CacheSettings { max_size: args.max_kv_size, packing: packing(&args, memory.cache_shape)? };
         memory.cache_shape.check(settings)?;
         let prefill_step_size = usize::try_from(args.prefill_step_size).unwrap_or(usize::MAX);
@@ -137,7 +135,7 @@ impl Opened {
             }),
             ..EngineOptions::default()
         };
-        let mut engine = Engine::new(load_model(&files, dtype, &adapters, ui)?, processor, &files, options)?;
+        let mut engine = Engine::new(load_model(&files, weights, &adapters, ui)?, processor, &files, options)?;
         if let Some(vocabulary) = vocabulary {
             engine = engine.with_vocabulary(vocabulary);
         }
@@ -208,14 +206,14 @@ fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculatio
     };
     let files = ModelFiles::read(&locate(draft, None, &HubSettings::from_env(), ui)?)?;
     let tokenizer = Tokenizer::read(&files)?;
-    let model = load_model(&files, None, &[], ui)?;
+    let model = load_model(&files, models::weights(&files, None)?, &[], ui)?;
     Speculation::draft(model, &tokenizer, &engine.processor().tokenizer, most(3))
 }
 
-fn load_model(files: &ModelFiles, dtype: Option<Dtype>, adapters: &[Attached], ui: &Ui) -> Result<Box<dyn Model>> {
+fn load_model(files: &ModelFiles, weights: Weights, adapters: &[Attached], ui: &Ui) -> Result<Box<dyn Model>> {
     let bar = ui.bytes("loading", 0);
     let shown = bar.clone();
-    let weights = adapters.iter().cloned().fold(models::weights(files, dtype)?, Weights::attach);
+    let weights = adapters.iter().cloned().fold(weights, Weights::attach);
     let weights = weights.on_progress(move |done, total| {
         shown.set_length(total);
         shown.set_position(done);

@@ -1,7 +1,7 @@
 //! The answers' file: a line a row, in the rows' order, of which never more than the last is
 //! broken.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{RowFile, State};
+use crate::checkpoint::staging::lock;
 use crate::engine::{FinishReason, Generation};
 
 /// What became of a row.
@@ -160,15 +161,6 @@ impl Output {
             self.tokens += *generation_tokens as u64;
         }
         Ok(())
-    }
-}
-
-/// Two runs that write one file would spoil it. The lock goes with the process, however it ends.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => bail!("{}: another run is writing it", path.display()),
-        // Not every file system has locks.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 

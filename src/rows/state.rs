@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Defaults, Scan};
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::identity::{hex, identity};
+use crate::checkpoint::identity::{first_other, hex, identity};
 use crate::checkpoint::staging::replace_file;
 
 /// All that answers depend on, by name. Pictures are not part of it.
@@ -69,14 +69,11 @@ impl State {
         })?;
         let Self(before) = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; --force begins anew", path.display()))?;
-        for (name, now) in &self.0 {
-            let before = before.get(name).unwrap_or(&serde_json::Value::Null);
-            ensure!(
-                before == now,
-                "{} was begun with another {name} ({before}, now {now}); go on with that one, or begin anew with --force",
-                output.display()
-            );
+        match first_other(&before, &self.0) {
+            None => Ok(()),
+            Some(other) => {
+                bail!("{} was begun with {other}; go on with that one, or begin anew with --force", output.display())
+            }
         }
-        Ok(())
     }
 }

@@ -3,14 +3,14 @@
 //! A run that was killed and resumed has the lines of one that was not, but for what was measured with a clock or of the
 //! machine: [`MEASURED`]. A number that is infinite or NaN is `null`.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::checkpoint::staging::replace_file;
+use crate::checkpoint::staging::{lock, replace_file};
 
 /// Keys whose values differ from run to run; all others depend on the data and the settings alone.
 pub const MEASURED: [&str; 3] = ["tokens_per_second", "seconds", "peak_memory"];
@@ -129,10 +129,7 @@ impl MetricsFile {
 
     fn new(file: std::io::Result<File>, path: &Path) -> Result<Self> {
         let file = file?;
-        // Two runs in one folder would spoil it. The lock goes with the process, however it ends.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            bail!("another run is writing it");
-        }
+        lock(&file, path)?;
         Ok(Self { file, path: path.to_owned() })
     }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::arrays::{self, Contents};
+use crate::checkpoint::identity::first_other;
 
 /// The file's name in the folder of the adapter.
 pub const FILE: &str = "training.safetensors";
@@ -79,12 +80,9 @@ impl Saved {
         let text =
             |key: &str| contents.metadata.get(key).with_context(|| format!("{} is no training file", path.display()));
         let before: Map<String, Value> = serde_json::from_str(text("settings")?)?;
-        for (name, now) in settings {
-            let before = before.get(name).unwrap_or(&Value::Null);
-            ensure!(
-                before == now,
-                "{}: this run was begun with another {name} ({before}, now {now}); go on with that one, or begin anew with \
-                 --force",
+        if let Some(other) = first_other(&before, settings) {
+            bail!(
+                "{}: this run was begun with {other}; go on with that one, or begin anew with --force",
                 folder.display()
             );
         }

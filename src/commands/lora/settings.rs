@@ -1,7 +1,7 @@
 //! From arguments to the settings of a run.
 
 use anyhow::{Result, ensure};
-use phi3v::adapter::{Adapter, FineTuneType};
+use phi3v::adapter::{Adapter, FineTuneType, number};
 use phi3v::checkpoint::{ModelFiles, Weights};
 use phi3v::models;
 use phi3v::train::optimizer::{self, Adafactor, AdamW, Lion, Muon, Sgd};
@@ -162,17 +162,12 @@ pub(super) fn identity(
     Ok(identity.as_object().cloned().unwrap_or_default())
 }
 
-/// The number that was typed, not the nearest one in 32 bits.
-fn as_written(number: f32) -> Option<f64> {
-    number.to_string().parse().ok()
-}
-
 /// What the adapter's configuration tells of the run, by the names that mlx-lm has.
 pub(super) fn config(opened: &Opened, settings: &Settings) -> Map<String, Value> {
     let config = json!({
         "model": opened.files.folder.display().to_string(),
         "optimizer": settings.optimizer.name(),
-        "learning_rate": as_written(settings.schedule.learning_rate),
+        "learning_rate": number(settings.schedule.learning_rate),
         "iters": settings.steps,
         "grad_accumulation_steps": settings.grad_accumulation_steps,
         "grad_checkpoint": settings.grad_checkpoint,
