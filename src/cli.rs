@@ -133,13 +133,31 @@ pub(crate) struct ImageArgs {
     /// come before the text.
     #[arg(short, long = "image", value_name = "PICTURE")]
     pub(crate) images: Vec<String>,
-    /// The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint
-    /// says]
+    #[command(flatten)]
+    pub(crate) cut: CutArgs,
+}
+
+/// How pictures are read
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct CutArgs {
+    /// The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the
+    /// checkpoint says]
     #[arg(long, value_name = "N|auto", value_parser = num_crops)]
-    pub(crate) num_crops: Option<NumCrops>,
+    num_crops: Option<NumCrops>,
     /// The most pixels a picture may have
     #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_pixels)]
-    pub(crate) max_image_pixels: u64,
+    max_image_pixels: u64,
+}
+
+impl CutArgs {
+    pub(crate) fn num_crops(&self) -> NumCrops {
+        self.num_crops.unwrap_or(NumCrops::Checkpoint)
+    }
+
+    pub(crate) fn limits(&self) -> ImageLimits {
+        ImageLimits { max_pixels: self.max_image_pixels, ..ImageLimits::default() }
+    }
 }
 
 pub(crate) fn num_crops(text: &str) -> Result<NumCrops, String> {

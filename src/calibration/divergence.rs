@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
@@ -119,19 +120,49 @@ fn logits(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
     Ok(model.logits(&hidden)?.as_dtype(Dtype::Float32)?.contiguous()?)
 }
 
+/// What two models make of a position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Position {
+    /// See [`Divergence::kl`].
+    pub kl: f64,
+    /// Whether both have the same best token.
+    pub same: bool,
+    /// `-ln p(token)` of the model.
+    pub loss: f64,
+    /// `-ln p(token)` of the reference.
+    pub reference_loss: f64,
+}
+
+/// Compares logits `[.., vocab_size]` in float32 position by position; `ids` are the tokens that came.
+///
+/// # Errors
+/// When the two are not of the same shape, or an id is outside the vocabulary.
+pub fn by_position(reference: &Array, ours: &Array, ids: &[u32]) -> Result<Vec<Position>> {
+    let vocab_size = reference.dim(-1) as usize;
+    ensure!(
+        reference.shape() == ours.shape(),
+        "the models' vocabularies have {vocab_size} and {} tokens",
+        ours.dim(-1)
+    );
+    ensure!(ids.iter().all(|&id| (id as usize) < vocab_size), "a token is outside the vocabulary of {vocab_size}");
+    eval([reference, ours])?;
+    let (reference, ours) = (reference.try_as_slice::<f32>()?, ours.try_as_slice::<f32>()?);
+    Ok(parallel(ids.len(), |row| {
+        let range = row * vocab_size..(row + 1) * vocab_size;
+        let (p, q) = (Distribution::of(&reference[range.clone()]), Distribution::of(&ours[range]));
+        let (kl, same) = p.divergence(&q);
+        let loss = |of: &Distribution| of.log_sum - f64::from(of.logits[ids[row] as usize]);
+        Position { kl, same, loss: loss(&q), reference_loss: loss(&p) }
+    }))
+}
+
 /// Of logits `[positions, vocab_size]`.
 fn divergence(reference: &Array, ours: &Array) -> Result<Divergence> {
     let (positions, vocab_size) = (reference.dim(0) as usize, reference.dim(1) as usize);
     let (reference, ours) = (reference.try_as_slice::<f32>()?, ours.try_as_slice::<f32>()?);
     let rows = parallel(positions, |row| {
         let range = row * vocab_size..(row + 1) * vocab_size;
-        let (p, q) = (Distribution::of(&reference[range.clone()]), Distribution::of(&ours[range]));
-        let kl = p.logits.iter().zip(q.logits).map(|(&x, &y)| {
-            let (log_p, log_q) = (x - p.log_sum, y - q.log_sum);
-            // What is impossible adds nothing.
-            if log_p == f32::NEG_INFINITY { 0.0 } else { f64::from(log_p.exp() * (log_p - log_q)) }
-        });
-        (kl.sum::<f64>(), p.best == q.best)
+        Distribution::of(&reference[range.clone()]).divergence(&Distribution::of(&ours[range]))
     });
     let same = rows.iter().filter(|(_, same)| *same).count();
     let mean = |sum: f64| sum / positions.max(1) as f64;
@@ -142,14 +173,24 @@ struct Distribution<'a> {
     logits: &'a [f32],
     best: usize,
     /// The logarithm of what the exponentials sum to.
-    log_sum: f32,
+    log_sum: f64,
 }
 
 impl<'a> Distribution<'a> {
     fn of(logits: &'a [f32]) -> Self {
         let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-        let sum: f32 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
-        Self { logits, best, log_sum: logits[best] + sum.ln() }
+        let sum: f64 = logits.iter().map(|logit| f64::from((logit - logits[best]).exp())).sum();
+        Self { logits, best, log_sum: f64::from(logits[best]) + sum.ln() }
+    }
+
+    /// The divergence of `other` from this, and whether both have the same best token.
+    fn divergence(&self, other: &Self) -> (f64, bool) {
+        let kl = self.logits.iter().zip(other.logits).map(|(&x, &y)| {
+            let (log_p, log_q) = (f64::from(x) - self.log_sum, f64::from(y) - other.log_sum);
+            // What is impossible adds nothing.
+            if x == f32::NEG_INFINITY { 0.0 } else { f64::from((log_p as f32).exp()) * (log_p - log_q) }
+        });
+        (kl.sum::<f64>(), self.best == other.best)
     }
 }
 

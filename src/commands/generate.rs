@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use phi3v::engine::{FinishReason, Generation, Request};
 use phi3v::memory::{self, Demand};
-use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
-use phi3v::processor::{Message, NumCrops, Prompt};
+use phi3v::processor::image_source::{self, ImageSource};
+use phi3v::processor::{Message, Prompt};
 use serde::Serialize;
 
 use super::explain::{self, Explanation};
@@ -29,7 +29,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         prompt,
         system,
         ignore_chat_template,
-        images: ImageArgs { images, num_crops, max_image_pixels },
+        images: ImageArgs { images, cut },
         max_tokens,
         stop,
         sampling,
@@ -45,7 +45,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
     let prompt = read_prompt(prompt.unwrap_or_default(), &images, form::readers(&form))?;
     let grammar = form::grammar(&form)?;
-    let limits = ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() };
+    let limits = cut.limits();
     let decoding = Instant::now();
     let images = images
         .iter()
@@ -57,7 +57,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     if let Some(grammar) = &grammar {
         opened.check_grammar(grammar)?;
     }
-    let num_crops = num_crops.unwrap_or(NumCrops::Checkpoint);
+    let num_crops = cut.num_crops();
     let cutting = Instant::now();
     let prompt = if ignore_chat_template {
         opened.processor.prepare_text(&prompt, &images, num_crops)?

@@ -8,8 +8,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use phi3v::engine::Engine;
 use phi3v::memory::Demand;
-use phi3v::processor::NumCrops;
-use phi3v::processor::image_source::ImageLimits;
 use phi3v::rows::{Defaults, Output, RowFile, State, serve};
 
 use super::{form, session};
@@ -31,7 +29,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         form,
         output: OutputArgs { quiet, verbose },
         model,
-        images: ImageArgs { images: _, num_crops, max_image_pixels },
+        images: ImageArgs { images: _, cut },
         sampling,
         engine,
         rows: RowsArgs { input, output, resume, force, max_batch_size },
@@ -54,15 +52,16 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
         sampling: sampling.into(),
         stop,
-        num_crops: num_crops.unwrap_or(NumCrops::Checkpoint),
-        limits: ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() },
+        num_crops: cut.num_crops(),
+        limits: cut.limits(),
         grammar: form::grammar(&form)?,
         early_stop: form.early_stop,
     };
     if let Some(grammar) = &defaults.grammar {
         opened.check_grammar(grammar)?;
     }
-    let mut state = State::new(&scan, &opened.files, opened.dtype, &defaults)?;
+    let mut state = State::new(&scan.sha256, &opened.files, opened.dtype)?;
+    state.add_defaults(&defaults);
     if !opened.adapters.is_empty() {
         state.add("adapters", opened.adapters_identity()?);
     }

@@ -32,14 +32,10 @@ impl<'e> Answer<'e> {
         request: &Request,
         constraint: Option<Constraint>,
     ) -> Self {
-        let ids = |segment: &Segment| match segment {
-            Segment::Text(ids) => ids.clone(),
-            Segment::Image(_) => Vec::new(),
-        };
         Self {
             stop_tokens,
             max_tokens: request.max_tokens,
-            prompt: request.prompt.segments.iter().flat_map(ids).collect(),
+            prompt: request.prompt.segments.iter().flat_map(Segment::ids).copied().collect(),
             sampler: Sampler::new(request.sampling.clone()),
             constraint,
             early_stop: request.early_stop.filter(|&from| from < request.max_tokens).map(EarlyStop::new),

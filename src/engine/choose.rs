@@ -62,8 +62,8 @@ impl Engine {
         Ok(Choice::of(options, &ids, &(0..ids.len()).map(own).collect::<Vec<_>>()))
     }
 
-    /// Log-probabilities of these continuations of a prompt.
-    fn score(&self, prompt: &Prompt, continuations: &[Vec<u32>]) -> Result<Vec<f64>> {
+    /// Log-probabilities of these continuations of a prompt, none of which is empty, in one pass after it.
+    pub fn score(&self, prompt: &Prompt, continuations: &[Vec<u32>]) -> Result<Vec<f64>> {
         let mut sequence = self.sequence(prompt)?;
         let model = self.model();
         let first = log_softmax(&sequence.next_logits(self.options.prefill_step_size)?);

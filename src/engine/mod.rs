@@ -5,6 +5,7 @@ pub mod batch;
 pub mod choose;
 pub mod constrain;
 pub mod phrase;
+pub mod queue;
 pub mod sampler;
 pub mod sequence;
 pub mod speculate;

@@ -18,6 +18,7 @@ use turns::Known;
 use writer::Writer;
 
 pub use hd::{TILE, Tiles};
+pub use picture_sizes::PictureSizes;
 pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
@@ -27,6 +28,7 @@ pub use turns::Turn;
 
 pub mod hd;
 pub mod image_source;
+mod picture_sizes;
 mod positions;
 mod resize;
 
@@ -48,6 +50,16 @@ pub enum Segment {
     Text(Vec<u32>),
     /// The picture of this index.
     Image(usize),
+}
+
+impl Segment {
+    /// Its ids; none of a picture.
+    pub fn ids(&self) -> &[u32] {
+        match self {
+            Self::Text(ids) => ids,
+            Self::Image(_) => &[],
+        }
+    }
 }
 
 /// A prompt that is ready for a model.
@@ -143,35 +155,50 @@ impl Processor {
     /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
     /// before the text of the first user message, each on a line of its own.
     pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
+        let (text, segments) = self.read_conversation(messages, images.len())?;
+        Ok(Prompt { text, segments, images: self.tiles(images, num_crops)? })
+    }
+
+    /// The text and the segments of [`Self::prepare`], for so many pictures.
+    pub fn read_conversation(&self, messages: &[Message], images: usize) -> Result<(String, Vec<Segment>)> {
         ensure!(
             self.template.is_some(),
             "the checkpoint has no chat template; --ignore-chat-template sends the prompt as it is"
         );
-        let messages = with_tags(messages, images.len());
-        let turns: Vec<Turn> = messages.into_iter().map(|message| Turn { message, ids: None }).collect();
-        self.prepare_turns(&turns, self.tiles(images, num_crops)?)
+        let turns = with_tags(messages, images).into_iter().map(|message| Turn { message, ids: None });
+        self.read_turns(&turns.collect::<Vec<_>>(), images)
     }
 
     /// Makes a prompt of a conversation whose pictures are cut, and named by tags. Messages with ids of their own keep
     /// them: all else has the ids of the same text without such messages.
     pub fn prepare_turns(&self, turns: &[Turn], images: Vec<Tiles>) -> Result<Prompt> {
+        let (text, segments) = self.read_turns(turns, images.len())?;
+        Ok(Prompt { text, segments, images })
+    }
+
+    fn read_turns(&self, turns: &[Turn], images: usize) -> Result<(String, Vec<Segment>)> {
         let Some(template) = &self.template else { bail!("the checkpoint has no chat template") };
         let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
         let text = template.render(&messages, true)?;
         let special = self.adds_special_tokens(template, &text);
         let known = turns::find(template, turns, &text);
-        let segments = match self.segments(&text, &known, images.len(), special)? {
+        let segments = match self.segments(&text, &known, images, special)? {
             Some(segments) => segments,
-            None => self.tokenize(&text, images.len(), special)?,
+            None => self.tokenize(&text, images, special)?,
         };
-        Ok(Prompt { text, segments, images })
+        Ok((text, segments))
     }
 
     /// Makes a prompt of plain text, which may hold image tags.
     pub fn prepare_text(&self, text: &str, images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
         let images = self.tiles(images, num_crops)?;
-        let segments = self.tokenize(text, images.len(), true)?;
+        let segments = self.read_text(text, images.len())?;
         Ok(Prompt { text: text.to_owned(), segments, images })
+    }
+
+    /// The segments of [`Self::prepare_text`], for so many pictures.
+    pub fn read_text(&self, text: &str, images: usize) -> Result<Vec<Segment>> {
+        self.tokenize(text, images, true)
     }
 
     /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered

@@ -37,6 +37,12 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of `text` without special tokens, and the byte at which each token ends.
+    pub fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| anyhow!("cannot tokenize the text: {e}"))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(_, end)| end).collect()))
+    }
+
     /// Ids of `text` as it goes on after `before`; none if a token belongs to both.
     pub fn encode_after(&self, before: &str, text: &str) -> Result<Option<Vec<u32>>> {
         let both = [before, text].concat();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// The keys of an object that were not taken yet, in their order, with their values as they stand.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
@@ -31,6 +31,27 @@ impl Fields {
         let Some(value) = self.take_raw(key) else { return Ok(None) };
         serde_json::from_str(value.get())
             .map_err(|_| anyhow!("{key}: {expected} is expected, not {}", shortened(value.get())))
+    }
+
+    /// Takes the value of the first of these keys that has one, `null` being none.
+    pub fn take_first<T: DeserializeOwned>(&mut self, keys: &[&str], expected: &str) -> Result<Option<T>> {
+        for key in keys {
+            if let Some(value) = self.take(key, expected)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is such a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(name, _)| name == key)
+    }
+
+    /// Adds a text.
+    pub fn put(&mut self, key: &str, text: &str) {
+        let value = serde_json::value::to_raw_value(text).expect("texts are JSON");
+        self.0.push((key.to_owned(), value));
     }
 
     /// Keys that were not taken, but for those that begin with `_`: these are remarks.

@@ -50,7 +50,7 @@ impl RowFile {
 
     /// The folder that paths in rows start from.
     pub fn folder(&self) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).to_owned()
+        folder_of(&self.path)
     }
 
     /// The next line that holds something, with its number. The first line of the file is 1.
@@ -80,4 +80,9 @@ impl RowFile {
     fn is_blank(&self) -> bool {
         self.contents().trim_ascii().is_empty()
     }
+}
+
+/// The folder that paths in the rows of a file start from.
+pub fn folder_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).to_owned()
 }

@@ -1,16 +1,13 @@
-//! The answers' file: a line a row, in the rows' order, of which never more than the last is
-//! broken.
+//! The answers' file: a line a row, in the rows' order.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{RowFile, State};
-use crate::checkpoint::staging::lock;
+use super::{Lines, RowFile, State};
 use crate::engine::{FinishReason, Generation};
 
 /// What became of a row.
@@ -48,8 +45,7 @@ impl Outcome {
 
 /// Where outcomes go.
 pub struct Output {
-    to: Box<dyn Write>,
-    name: String,
+    lines: Lines,
     /// Rows that are written, by earlier runs too.
     pub rows: u64,
     /// Those of them that failed.
@@ -61,76 +57,44 @@ pub struct Output {
 }
 
 impl Output {
+    fn new(lines: Lines) -> Self {
+        Self { lines, rows: 0, failed: 0, first_failed: None, tokens: 0 }
+    }
+
     /// To a stream, which cannot be resumed.
     pub fn stream(to: Box<dyn Write>) -> Self {
-        Self { to, name: "the rows".into(), rows: 0, failed: 0, first_failed: None, tokens: 0 }
+        Self::new(Lines::stream(to))
     }
 
     /// A new file. One that is there is an error unless `replace`.
     pub fn create(path: &Path, state: &State, replace: bool) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true);
-        let file = match replace {
-            true => options.create(true).truncate(false).open(path),
-            false => options.create_new(true).open(path),
-        };
-        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
-        lock(&file, path)?;
-        // Old rows go before the state changes: they are never taken for rows of the new one.
-        file.set_len(0).with_context(|| format!("cannot empty {}", path.display()))?;
-        state.write(path)?;
-        Ok(Self { name: path.display().to_string(), ..Self::stream(Box::new(file)) })
+        Ok(Self::new(Lines::create(path, state, replace)?))
     }
 
-    /// A file that an earlier run began: `rows` is read up to the first row that has no line there. What a killed run left
-    /// of a line is cut off.
+    /// A file that an earlier run began: `rows` is read up to the first row that has no line there.
     pub fn resume(path: &Path, state: &State, rows: &mut RowFile) -> Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .with_context(|| format!("cannot open {} to go on with it", path.display()))?;
-        lock(&file, path)?;
-        let end = end_of_last_line(&mut file).with_context(|| format!("cannot read {}", path.display()))?;
-        if end == 0 {
-            drop(file);
-            return Self::create(path, state, true);
-        }
-        state.check(path)?;
-        let mut output = Self::stream(Box::new(std::io::sink()));
-        output.name = path.display().to_string();
-        file.rewind()?;
-        output.pass(BufReader::new((&file).take(end)), rows)?;
-        file.set_len(end).with_context(|| format!("cannot shorten {}", path.display()))?;
-        file.seek(SeekFrom::Start(end))?;
-        Ok(Self { to: Box::new(file), ..output })
-    }
-
-    /// Reads lines that are there along with their rows.
-    fn pass(&mut self, mut lines: impl BufRead, rows: &mut RowFile) -> Result<()> {
         #[derive(Deserialize)]
         struct Line {
             row: u64,
             error: Option<serde::de::IgnoredAny>,
         }
-        let name = self.name.clone();
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).with_context(|| format!("cannot read {name}"))? > 0 {
-            let at = self.rows + 1;
+        let name = path.display();
+        let mut output = Self::stream(Box::new(std::io::sink()));
+        output.lines = Lines::resume(path, state, |at, line| {
             let expected = rows.next_row()?.map(|(number, _)| number);
-            let found: Line = serde_json::from_slice(&line)
+            let found: Line = serde_json::from_slice(line)
                 .with_context(|| format!("line {at} of {name} is none that this program wrote; --force begins anew"))?;
             match expected {
-                Some(expected) if found.row == expected => self.count(found.row, found.error.is_some()),
+                Some(expected) if found.row == expected => output.count(found.row, found.error.is_some()),
                 Some(expected) => bail!(
                     "line {at} of {name} answers row {}, where row {expected} is expected; --force begins anew",
                     found.row
                 ),
                 None => bail!("{name} has more lines than there are rows; --force begins anew"),
             }
-            line.clear();
-        }
-        Ok(())
+            Ok(())
+        })?;
+        Ok(output)
     }
 
     fn count(&mut self, row: u64, failed: bool) {
@@ -151,35 +115,11 @@ impl Output {
             #[serde(flatten)]
             outcome: &'a Outcome,
         }
-        let mut line = serde_json::to_vec(&Line { row, id, outcome })?;
-        line.push(b'\n');
-        // In one go: who is killed leaves at most one line unfinished.
-        let written = self.to.write_all(&line).and_then(|()| self.to.flush());
-        written.with_context(|| format!("cannot write {}", self.name))?;
+        self.lines.write(&Line { row, id, outcome })?;
         self.count(row, matches!(outcome, Outcome::Failure { .. }));
         if let Outcome::Answer { generation_tokens, .. } = outcome {
             self.tokens += *generation_tokens as u64;
         }
         Ok(())
     }
-}
-
-/// Bytes up to the end of the last whole line.
-fn end_of_last_line(file: &mut File) -> std::io::Result<u64> {
-    const STEP: u64 = 1 << 16;
-    let mut end = file.seek(SeekFrom::End(0))?;
-    let mut bytes = Vec::new();
-    while end > 0 {
-        let start = end.saturating_sub(STEP);
-        file.seek(SeekFrom::Start(start))?;
-        bytes.clear();
-        if (&mut *file).take(end - start).read_to_end(&mut bytes)? as u64 != end - start {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        if let Some(at) = bytes.iter().rposition(|&byte| byte == b'\n') {
-            return Ok(start + at as u64 + 1);
-        }
-        end = start;
-    }
-    Ok(0)
 }

@@ -12,7 +12,7 @@ use crate::engine::Request;
 use crate::engine::constrain::Grammar;
 use crate::engine::sampler::Sampling;
 use crate::processor::image_source::{self, ImageLimits, ImageSource};
-use crate::processor::{Message, NumCrops, Processor, Prompt};
+use crate::processor::{Message, NumCrops, PictureSizes, Processor, Prompt, len_of};
 
 /// What holds for rows that say nothing else, and what holds for all.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub enum Ask {
 }
 
 /// A row, with the defaults where it says nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Row {
     /// The prompt.
     pub ask: Ask,
@@ -82,6 +82,17 @@ impl Row {
     /// An error that names the first key nobody asked for.
     pub fn refuse_other(&self) -> Result<()> {
         self.other.refuse_left()
+    }
+
+    /// Makes sure that the pictures can be read and a prompt be made of them; the positions that it takes.
+    pub fn check(&self, processor: &Processor, defaults: &Defaults, sizes: &mut PictureSizes) -> Result<usize> {
+        let sizes = self.images.iter().map(|source| sizes.of(source)).collect::<Result<Vec<_>, _>>()?;
+        let image_tokens = processor.image_tokens(&sizes, defaults.num_crops)?;
+        let segments = match &self.ask {
+            Ask::Text(text) => processor.read_text(text, sizes.len())?,
+            Ask::Chat(messages) => processor.read_conversation(messages, sizes.len())?.1,
+        };
+        Ok(len_of(&segments, &image_tokens))
     }
 
     /// Reads the pictures and makes the prompt.

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Defaults, Scan};
+use super::Defaults;
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::identity::{first_other, hex, identity};
 use crate::checkpoint::staging::replace_file;
@@ -19,29 +19,33 @@ use crate::checkpoint::staging::replace_file;
 pub struct State(serde_json::Map<String, serde_json::Value>);
 
 impl State {
-    /// Of answers to the rows of a file by a model.
-    pub fn new(scan: &Scan, files: &ModelFiles, dtype: Option<Dtype>, defaults: &Defaults) -> Result<Self> {
+    /// Of what a model makes of the rows of a file, of which `input` is a hash.
+    pub fn new(input: &str, files: &ModelFiles, dtype: Option<Dtype>) -> Result<Self> {
         // The last three decide what a model's tokens are, and when it ends.
         let model = Sha256::new()
             .chain_update(identity(files, dtype)?)
             .chain_update(files.tokenizer_json()?.unwrap_or_default())
             .chain_update(format!("{:?} {:?} {:?}", files.tokenizer, files.preprocessor, files.generation));
+        let mut state = Self(serde_json::Map::new());
+        state.add("input", input);
+        state.add("model", hex(&model.finalize()));
+        Ok(state)
+    }
+
+    /// Adds what holds for rows that say nothing else.
+    pub fn add_defaults(&mut self, defaults: &Defaults) {
         let Defaults { system, chat_template, max_tokens, sampling, stop, num_crops, limits, grammar, early_stop } =
             defaults;
-        let mut state = Self(serde_json::Map::new());
-        state.add("input", scan.sha256.clone());
-        state.add("model", hex(&model.finalize()));
-        state.add("system", system.clone());
-        state.add("chat_template", *chat_template);
-        state.add("max_tokens", *max_tokens);
-        state.add("stop", stop.clone());
+        self.add("system", system.clone());
+        self.add("chat_template", *chat_template);
+        self.add("max_tokens", *max_tokens);
+        self.add("stop", stop.clone());
         // As text, which is what it was: a number that is read back may be another one.
-        state.add("sampling", format!("{sampling:?}"));
-        state.add("num_crops", format!("{num_crops:?}"));
-        state.add("max_image_pixels", limits.max_pixels);
-        state.add("grammar", format!("{grammar:?}"));
-        state.add("early_stop", *early_stop);
-        Ok(state)
+        self.add("sampling", format!("{sampling:?}"));
+        self.add("num_crops", format!("{num_crops:?}"));
+        self.add("max_image_pixels", limits.max_pixels);
+        self.add("grammar", format!("{grammar:?}"));
+        self.add("early_stop", *early_stop);
     }
 
     /// Adds something else that decides on answers.
@@ -61,14 +65,22 @@ impl State {
         replace_file(&Self::path(output), |file| Ok(writeln!(file, "{}", serde_json::to_string_pretty(self)?)?))
     }
 
+    /// What was written beside `output`.
+    pub fn read(output: &Path) -> Result<Self> {
+        let path = Self::path(output);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}, which says what {} answers", path.display(), output.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Something that decides on answers; null if it is not known.
+    pub fn get(&self, name: &str) -> &serde_json::Value {
+        self.0.get(name).unwrap_or(&serde_json::Value::Null)
+    }
+
     /// An error that names the first thing that is another than when `output` was begun.
     pub(super) fn check(&self, output: &Path) -> Result<()> {
-        let path = Self::path(output);
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("cannot read {}, which says what {} answers; --force begins anew", path.display(), output.display())
-        })?;
-        let Self(before) = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged; --force begins anew", path.display()))?;
+        let Self(before) = Self::read(output).map_err(|error| anyhow!("{error:#}; --force begins anew"))?;
         match first_other(&before, &self.0) {
             None => Ok(()),
             Some(other) => {

@@ -89,17 +89,47 @@ impl<'a> Batches<'a> {
         let rows = self.epoch.1[index - self.starts[epoch]].clone();
         let mut batch = Batch::default();
         for row in rows {
-            self.add(row, &mut batch).with_context(|| {
-                let example = &self.examples[row];
-                format!("{}, row {}", example.file.display(), example.row)
-            })?;
+            let pictures = self.pictures(row);
+            let example = &self.examples[row];
+            pictures
+                .and_then(|pictures| self.reading.add(example, pictures, &mut batch))
+                .with_context(|| named(example))?;
         }
         Ok(batch)
     }
 
-    fn add(&mut self, row: usize, batch: &mut Batch) -> Result<()> {
-        let mut pictures = self.pictures(row)?;
+    /// The pictures of an example, as vectors where these do not change.
+    fn pictures(&mut self, row: usize) -> Result<Vec<Piece>> {
         let example = &self.examples[row];
+        let Some(most_bytes) = self.reading.feature_bytes else {
+            return Ok(self.reading.tiles(example)?.into_iter().map(Piece::Picture).collect());
+        };
+        if let Some(kept) = self.features.get(&row) {
+            return Ok(kept.iter().cloned().map(Piece::Features).collect());
+        }
+        let features = self.reading.features(example)?;
+        // Rows come again in another order each epoch, all equally often: none is worth more than another.
+        let bytes: usize = features.iter().map(Array::nbytes).sum();
+        if bytes > 0 && self.kept_bytes + bytes <= most_bytes {
+            self.kept_bytes += bytes;
+            self.features.insert(row, features.clone());
+        }
+        Ok(features.into_iter().map(Piece::Features).collect())
+    }
+}
+
+impl Reading<'_> {
+    /// These examples as a batch.
+    pub fn batch(&self, examples: &[Example]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        for example in examples {
+            let features = self.features(example).map(|features| features.into_iter().map(Piece::Features).collect());
+            features.and_then(|pictures| self.add(example, pictures, &mut batch)).with_context(|| named(example))?;
+        }
+        Ok(batch)
+    }
+
+    fn add(&self, example: &Example, mut pictures: Vec<Piece>, batch: &mut Batch) -> Result<()> {
         let start = batch.tokens();
         let ids = example.ids();
         for segment in &example.segments {
@@ -118,36 +148,26 @@ impl<'a> Batches<'a> {
             None => (0..example.len() as i32).collect(),
         };
         let len = positions.last().map_or(0, |&last| last as usize + 1);
-        batch.rows.push(Whole { positions, factors: self.reading.model.rope_factors(len) });
+        batch.rows.push(Whole { positions, factors: self.model.rope_factors(len) });
         Ok(())
     }
 
-    /// The pictures of an example, as vectors where these do not change.
-    fn pictures(&mut self, row: usize) -> Result<Vec<Piece>> {
-        let Reading { model, processor, ref limits, num_crops, feature_bytes } = self.reading;
-        let example = &self.examples[row];
-        if example.images.is_empty() {
-            return Ok(Vec::new());
-        }
-        if let Some(kept) = self.features.get(&row) {
-            return Ok(kept.iter().cloned().map(Piece::Features).collect());
-        }
-        let tiles: Vec<Tiles> = example.tiles(processor, limits, num_crops)?;
-        let Some(most_bytes) = feature_bytes else { return Ok(tiles.into_iter().map(Piece::Picture).collect()) };
-        let mut features = Vec::new();
-        for tiles in &tiles {
-            let vectors = model.encode_image(tiles)?;
-            vectors.eval()?;
-            features.push(vectors);
-        }
-        // Rows come again in another order each epoch, all equally often: none is worth more than another.
-        let bytes: usize = features.iter().map(Array::nbytes).sum();
-        if self.kept_bytes + bytes <= most_bytes {
-            self.kept_bytes += bytes;
-            self.features.insert(row, features.clone());
-        }
-        Ok(features.into_iter().map(Piece::Features).collect())
+    fn tiles(&self, example: &Example) -> Result<Vec<Tiles>> {
+        example.tiles(self.processor, &self.limits, self.num_crops)
     }
+
+    fn features(&self, example: &Example) -> Result<Vec<Array>> {
+        let encode = |tiles: &Tiles| {
+            let vectors = self.model.encode_image(tiles)?;
+            vectors.eval()?;
+            Ok(vectors)
+        };
+        self.tiles(example)?.iter().map(encode).collect()
+    }
+}
+
+fn named(example: &Example) -> String {
+    format!("{}, row {}", example.file.display(), example.row)
 }
 
 /// What a run's batches are at most.

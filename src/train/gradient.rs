@@ -60,7 +60,7 @@ pub struct Outcome {
 }
 
 /// Targets whose logits are computed at once where memory is to be spared.
-const TARGETS_AT_ONCE: usize = 256;
+pub(crate) const TARGETS_AT_ONCE: usize = 256;
 
 /// A model and those of its tensors that are trained.
 pub struct Trained<'m> {
@@ -82,13 +82,19 @@ impl Trained<'_> {
         Ok((loss.item_exact::<f32>(), gradients))
     }
 
-    /// What the model makes of the batch.
-    pub fn evaluate(&self, batch: &Batch) -> Result<Outcome> {
+    /// The last hidden states of the batch, `[1, n of all rows, hidden_size]`, computed layer by layer.
+    pub fn hidden(&self, batch: &Batch) -> Result<Array> {
         let mut x = self.embed(batch)?;
         for layer in 0..self.model.num_layers() {
             x = self.model.read(layer..layer + 1, &x, &batch.rows)?;
             x.eval()?;
         }
+        Ok(x)
+    }
+
+    /// What the model makes of the batch.
+    pub fn evaluate(&self, batch: &Batch) -> Result<Outcome> {
+        let x = self.hidden(batch)?;
         let mut outcome = Outcome { losses: Vec::new(), hits: Vec::new() };
         for targets in batch.targets.chunks(TARGETS_AT_ONCE) {
             let (logits, ids) = self.logits(&x, targets)?;
@@ -205,7 +211,7 @@ impl Trained<'_> {
     }
 
     /// Logits in float32 `[1, targets, vocab_size]`, and the targets' ids `[1, targets, 1]`.
-    fn logits(&self, x: &Array, targets: &[Target]) -> Result<(Array, Array)> {
+    pub(crate) fn logits(&self, x: &Array, targets: &[Target]) -> Result<(Array, Array)> {
         let count = targets.len() as i32;
         let from: Vec<i32> = targets.iter().map(|target| target.from as i32).collect();
         let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();

@@ -54,7 +54,7 @@ impl Model {
     fn examples(&self, rows: &Rows) -> Vec<Example> {
         let dataset = self.read(&rows.path("rows.jsonl"));
         assert_eq!(dataset.bad, []);
-        dataset.examples
+        dataset.good
     }
 
     /// The text of a row, pictures as `[N]`, with what is supervised in `{}`. A space before a part is not shown.

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use phi3v::processor::NumCrops;
-use phi3v::processor::image_source::ImageLimits;
 
-use crate::cli::{EngineArgs, ModelArgs, OutputArgs, SamplingArgs, num_crops};
+use crate::cli::{CutArgs, EngineArgs, ModelArgs, OutputArgs, SamplingArgs};
 
 /// Arguments of `phi3v chat`
 #[derive(Debug, Args)]
@@ -53,11 +51,6 @@ pub(super) struct PictureArgs {
     /// Repeat it for several. /image attaches pictures to later questions.
     #[arg(short, long = "image", value_name = "PICTURE")]
     pub(super) images: Vec<String>,
-    /// The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several in a question [default: as the
-    /// checkpoint says]
-    #[arg(long, value_name = "N|auto", value_parser = num_crops)]
-    pub(super) num_crops: Option<NumCrops>,
-    /// The most pixels a picture may have
-    #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_pixels)]
-    pub(super) max_image_pixels: u64,
+    #[command(flatten)]
+    pub(super) cut: CutArgs,
 }

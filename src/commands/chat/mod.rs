@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use phi3v::memory::Demand;
 use phi3v::processor::image_source::ImageLimits;
-use phi3v::processor::{NumCrops, Processor, Turn};
+use phi3v::processor::{Processor, Turn};
 
 pub(crate) use args::ChatArgs;
 use args::PictureArgs;
@@ -42,14 +42,14 @@ pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
     let ChatArgs { system, max_tokens, stop, history, no_history, no_color, output, model, pictures, sampling, engine } =
         args;
     let OutputArgs { quiet, verbose } = output;
-    let PictureArgs { images, num_crops, max_image_pixels } = pictures;
+    let PictureArgs { images, cut } = pictures;
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let color = !no_color && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     let terminal = std::io::stdin().is_terminal();
     let ui = Ui::new(quiet, verbose).in_color(color && std::io::stderr().is_terminal());
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
-    let limits = ImageLimits { max_pixels: max_image_pixels, ..ImageLimits::default() };
+    let limits = cut.limits();
     let reading = Instant::now();
     let images = images.iter().map(|source| pictures::read(source, &limits)).collect::<Result<Vec<_>>>()?;
     let image_time = reading.elapsed();
@@ -64,7 +64,7 @@ pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
         settings: Settings {
             sampling: sampling.into(),
             max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
-            num_crops: num_crops.unwrap_or(NumCrops::Checkpoint),
+            num_crops: cut.num_crops(),
         },
         stop,
         limits,

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use phi3v::adapter::{FineTuneType, Format};
-use phi3v::processor::NumCrops;
-use phi3v::processor::image_source::ImageLimits;
 use regex::Regex;
 
-use crate::cli::{ModelArgs, OutputArgs, above_zero, bytes, from_zero, num_crops, share_below_one};
+use crate::cli::{CutArgs, ModelArgs, OutputArgs, above_zero, bytes, from_zero, share_below_one};
 
 /// Arguments of `phi3v lora`
 #[derive(Debug, Args)]
@@ -34,13 +32,6 @@ pub(super) enum LoraCommand {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
-    /// Pictures are cut into at most so many tiles, or auto: 16 for one picture, 4 each for several [default: as the
-    /// checkpoint says]
-    #[arg(long, value_name = "N|auto", value_parser = num_crops)]
-    pub(super) num_crops: Option<NumCrops>,
-    /// The most pixels a picture may have
-    #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_pixels)]
-    pub(super) max_image_pixels: u64,
     /// The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(super) max_seq_length: usize,
@@ -53,6 +44,8 @@ pub(super) struct DataArgs {
     /// The most rows that are read at once
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) batch_size: u16,
+    #[command(flatten)]
+    pub(super) cut: CutArgs,
 }
 
 /// Arguments of training

@@ -4,9 +4,8 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use phi3v::engine::stop_tokens;
-use phi3v::processor::NumCrops;
-use phi3v::processor::image_source::ImageLimits;
-use phi3v::train::data::{BadRow, Checked, Settings};
+use phi3v::rows::{BadRow, Checked};
+use phi3v::train::data::Settings;
 
 use super::args::DataArgs;
 use crate::commands::session::Opened;
@@ -20,8 +19,8 @@ pub(super) fn settings(args: &DataArgs, opened: &Opened) -> Result<Settings> {
     Ok(Settings {
         max_seq_length: args.max_seq_length,
         max_position_embeddings: opened.files.max_position_embeddings()?,
-        num_crops: args.num_crops.unwrap_or(NumCrops::Checkpoint),
-        limits: ImageLimits { max_pixels: args.max_image_pixels, ..ImageLimits::default() },
+        num_crops: args.cut.num_crops(),
+        limits: args.cut.limits(),
         mask_prompt: args.mask_prompt,
         stop_tokens: stop_tokens(&opened.files, &opened.processor.tokenizer)?,
     })

@@ -30,10 +30,10 @@ pub(super) fn run(args: TestArgs) -> Result<ExitCode> {
     let settings = rows::settings(&rows, &opened)?;
     let mut reader = Reader::new(&opened.processor, &settings);
     let dataset = rows::with_progress(&ui, |progress| reader.read(&path, progress))?.context("interrupted")?;
-    rows::report_bad(&dataset.bad.iter().collect::<Vec<_>>(), dataset.examples.len(), rows.skip_bad, &ui)?;
+    rows::report_bad(&dataset.bad.iter().collect::<Vec<_>>(), dataset.good.len(), rows.skip_bad, &ui)?;
 
     let order = Order::new(0, rows.batch_size.into(), None)?;
-    let (largest, _) = Largest::of(&dataset.examples, &order);
+    let (largest, _) = Largest::of(&dataset.good, &order);
     let demand = Demand {
         prompt_tokens: largest.positions,
         image_tokens: largest.image_tokens,
@@ -50,7 +50,7 @@ pub(super) fn run(args: TestArgs) -> Result<ExitCode> {
         num_crops: settings.num_crops,
         feature_bytes: Some(0),
     };
-    let mut batches = Batches::new(dataset.examples, order, reading);
+    let mut batches = Batches::new(dataset.good, order, reading);
     let trained = Trained { model: &*model, params: Vec::new(), checkpoint: true };
     let bar = ui.rows(batches.rows() as u64);
     let scores = evaluate(&trained, &mut batches, &mut |done, _| {

@@ -66,7 +66,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let mut reader = Reader::new(&opened.processor, &reading);
     let read = rows::with_progress(&ui, |progress| Splits::read(&files, &mut reader, progress))?;
     let mut read = read.context("interrupted")?;
-    let good = read.train.examples.len();
+    let good = read.train.good.len();
     rows::report_bad(&read.bad().collect::<Vec<_>>(), good, rows.skip_bad, &ui)?;
     if let Some(share) = splits.val_split {
         read.hold_out(share.into(), steps.seed)?;
@@ -74,7 +74,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     if !splits.mask_ratios.is_empty() {
         let ratios = splits.mask_ratios.iter().map(|&ratio| ratio.into()).collect();
         let ratios = MaskRatios::new(ratios, &opened.processor.tokenizer, rows.mask_prompt)?;
-        read.train.examples = ratios.apply(&read.train.examples, steps.seed);
+        read.train.good = ratios.apply(&read.train.good, steps.seed);
     }
 
     // With the adapter that it starts from.
@@ -90,7 +90,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     // The order of batches needs no weights, and tells what memory is needed.
     let order = Order::new(steps.seed, rows.batch_size.into(), splits.pack)?;
     let hashes = [Some(&read.train), read.valid.as_ref()].map(|data| data.map(|data| data.sha256.clone()));
-    let (examples, valid) = (read.train.examples, read.valid.map(|valid| valid.examples));
+    let (examples, valid) = (read.train.good, read.valid.map(|valid| valid.good));
     let (largest, per_epoch) = Largest::of(&examples, &order);
     let identity = settings::identity(model_identity, (&rows, &splits, &method), hashes)?;
     let run_settings = settings::run(&steps, &shown, &method, per_epoch, identity)?;

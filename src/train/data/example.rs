@@ -40,6 +40,20 @@ pub struct Example {
 }
 
 impl Example {
+    /// A part of a text, of which some tokens are to be predicted.
+    pub fn of_text(file: Arc<Path>, row: u64, ids: Vec<u32>, predicted: Range<usize>) -> Self {
+        Self {
+            file,
+            row,
+            segments: vec![Segment::Text(ids)],
+            images: Vec::new(),
+            supervised: vec![predicted],
+            positions: None,
+            weight: 1.0,
+            hideable: 0..0,
+        }
+    }
+
     /// Tokens to read, those of pictures included.
     pub fn len(&self) -> usize {
         len_of(&self.segments, &self.image_tokens())

@@ -9,7 +9,8 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::example::Example;
-use super::read::{BadRow, Checked, Dataset, Reader};
+use super::read::{Dataset, Reader};
+use crate::rows::{BadRow, Checked};
 
 /// Where rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Splits {
 
     /// Holds a random share of the rows to learn out for validation: at least one, never all.
     pub fn hold_out(&mut self, share: f64, seed: u64) -> Result<()> {
-        let rows = self.train.examples.len();
+        let rows = self.train.good.len();
         ensure!(
             rows > 1,
             "val-split {share}: of {rows} good row{} none can be held out",
@@ -101,9 +102,9 @@ impl Splits {
         index::sample(&mut random, rows, count).iter().for_each(|at| held[at] = true);
         let mut held = held.into_iter();
         let (out, kept): (Vec<Example>, Vec<Example>) =
-            std::mem::take(&mut self.train.examples).into_iter().partition(|_| held.next().unwrap_or(false));
-        self.train.examples = kept;
-        self.valid = Some(Dataset { examples: out, bad: Vec::new(), sha256: self.train.sha256.clone() });
+            std::mem::take(&mut self.train.good).into_iter().partition(|_| held.next().unwrap_or(false));
+        self.train.good = kept;
+        self.valid = Some(Dataset { good: out, bad: Vec::new(), sha256: self.train.sha256.clone() });
         Ok(())
     }
 }

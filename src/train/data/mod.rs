@@ -11,4 +11,4 @@ pub use example::{Example, Picture};
 pub use files::{DataFiles, Splits};
 pub use mask::MaskRatios;
 pub use order::Order;
-pub use read::{BadRow, Checked, Dataset, Reader, Settings};
+pub use read::{Dataset, Reader, Settings};

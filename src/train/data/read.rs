@@ -1,7 +1,5 @@
 //! Rows to examples.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +9,9 @@ use anyhow::{Result, ensure};
 use super::example::{Example, Picture};
 use super::mask::{ASSISTANT, hideable};
 use super::row::{Lesson, Row};
-use crate::one_line;
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
-use crate::processor::{NumCrops, Processor, ids};
-use crate::rows::{Fields, RowFile};
+use crate::processor::image_source::ImageLimits;
+use crate::processor::{NumCrops, PictureSizes, Processor, ids};
+use crate::rows::{Checked, Fields, Rows, Selection, check, folder_of};
 
 /// How rows are read.
 #[derive(Debug, Clone)]
@@ -33,59 +30,22 @@ pub struct Settings {
     pub stop_tokens: Vec<u32>,
 }
 
-/// A row that cannot be learned from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRow {
-    /// The file.
-    pub file: Arc<Path>,
-    /// The line there, from 1.
-    pub row: u64,
-    /// What is wrong, in one line.
-    pub error: String,
-}
-
-impl fmt::Display for BadRow {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}, row {}: {}", self.file.display(), self.row, self.error)
-    }
-}
-
 /// A file's rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dataset {
-    /// The good ones, in their order.
-    pub examples: Vec<Example>,
-    /// The others, in their order.
-    pub bad: Vec<BadRow>,
-    /// A hash of the file.
-    pub sha256: String,
-}
-
-/// How far checking is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checked<'a> {
-    /// The file.
-    pub file: &'a Path,
-    /// Rows that are checked.
-    pub rows: u64,
-    /// Rows of the file.
-    pub of: u64,
-}
+pub type Dataset = Rows<Example>;
 
 /// Checks rows. A picture that several of them show is decoded once.
 pub struct Reader<'a> {
     processor: &'a Processor,
     settings: &'a Settings,
     assistant: Option<u32>,
-    /// Width and height.
-    sizes: HashMap<ImageSource, (u32, u32)>,
+    sizes: PictureSizes,
 }
 
 impl<'a> Reader<'a> {
     /// A reader for a model's rows.
     pub fn new(processor: &'a Processor, settings: &'a Settings) -> Self {
         let assistant = processor.tokenizer.id(ASSISTANT);
-        Self { processor, settings, assistant, sizes: HashMap::new() }
+        Self { processor, settings, assistant, sizes: PictureSizes::new(settings.limits) }
     }
 
     /// Checks all rows of a file; none if `progress` breaks off.
@@ -97,30 +57,29 @@ impl<'a> Reader<'a> {
         path: &Path,
         progress: &mut dyn FnMut(Checked) -> ControlFlow<()>,
     ) -> Result<Option<Dataset>> {
-        let mut rows = RowFile::open(path)?;
-        let scan = RowFile::scan(path)?;
-        ensure!(scan.rows > 0, "{} holds no rows: it has nothing to learn from", path.display());
-        let folder = rows.folder();
+        self.read_some(path, &Selection::default(), progress)
+    }
+
+    /// Checks some rows of a file; none if `progress` breaks off.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no rows.
+    pub fn read_some(
+        &mut self,
+        path: &Path,
+        selection: &Selection,
+        progress: &mut dyn FnMut(Checked) -> ControlFlow<()>,
+    ) -> Result<Option<Dataset>> {
+        let folder = folder_of(path);
         let file: Arc<Path> = path.into();
-        let mut dataset = Dataset { examples: Vec::new(), bad: Vec::new(), sha256: scan.sha256 };
-        let mut checked = Checked { file: path, rows: 0, of: scan.rows };
-        while let Some((row, line)) = rows.next_row()? {
-            if progress(checked).is_break() {
-                return Ok(None);
-            }
-            match self.example(line, &folder, &file, row) {
-                Ok(example) => dataset.examples.push(example),
-                Err(error) => dataset.bad.push(BadRow { file: file.clone(), row, error: one_line(&error) }),
-            }
-            checked.rows += 1;
-        }
-        Ok(progress(checked).is_continue().then_some(dataset))
+        let mut read = |row, line: &[u8]| self.example(line, &folder, &file, row);
+        check(path, "it has nothing to learn from", selection, &mut read, progress)
     }
 
     fn example(&mut self, line: &[u8], folder: &Path, file: &Arc<Path>, row: u64) -> Result<Example> {
         let Settings { num_crops, mask_prompt, ref stop_tokens, .. } = *self.settings;
         let Row { lesson, images } = Row::read(Fields::parse(line)?, self.processor.has_chat_template(), folder)?;
-        let sizes = images.iter().map(|source| self.size(source)).collect::<Result<Vec<_>>>()?;
+        let sizes = images.iter().map(|source| self.sizes.of(source)).collect::<Result<Vec<_>, _>>()?;
         let image_tokens = self.processor.image_tokens(&sizes, num_crops)?;
         let text = lesson.read(self.processor, &image_tokens, stop_tokens)?;
 
@@ -136,19 +95,6 @@ impl<'a> Reader<'a> {
         let images = images.into_iter().zip(image_tokens).map(|(source, tokens)| Picture { source, tokens }).collect();
         let segments = text.segments;
         Ok(Example { file: file.clone(), row, segments, images, supervised, positions: None, weight: 1.0, hideable })
-    }
-
-    /// A picture's width and height. It is decoded, so that a damaged one is found now.
-    fn size(&mut self, source: &ImageSource) -> Result<(u32, u32)> {
-        if let Some(&size) = self.sizes.get(source) {
-            return Ok(size);
-        }
-        let size = image_source::load(source, &self.settings.limits)?.dimensions();
-        // A picture that stands in the row itself is hardly in another one, and would be kept as a whole.
-        if !matches!(source, ImageSource::Data(_)) {
-            self.sizes.insert(source.clone(), size);
-        }
-        Ok(size)
     }
 
     fn check_len(&self, len: usize, image_tokens: usize) -> Result<()> {

@@ -49,7 +49,7 @@ fn every_kind_is_found_with_its_row_and_what_is_wrong() {
     let lines: Vec<String> = kinds.iter().flat_map(|(line, _)| [String::new(), line.clone(), good.clone()]).collect();
     let rows = Rows::new(&lines);
     let dataset = model.read(&rows.path("rows.jsonl"));
-    assert_eq!(dataset.examples.len(), kinds.len());
+    assert_eq!(dataset.good.len(), kinds.len());
     assert_eq!(dataset.bad.len(), kinds.len());
     for ((bad, (line, expected)), at) in dataset.bad.iter().zip(&kinds).zip(0..) {
         assert_eq!(bad.row, at * 3 + 2, "{line}");
@@ -122,7 +122,7 @@ fn files_without_rows_are_errors_and_checking_can_be_broken_off() {
     let model = Model::new(&golden("phi3v-tiny"));
     let rows = Rows::new(&["", " "]);
     let mut reader = Reader::new(&model.processor, &model.settings);
-    let mut go_on = |_: phi3v::train::data::Checked| ControlFlow::Continue(());
+    let mut go_on = |_: phi3v::rows::Checked| ControlFlow::Continue(());
     let error = reader.read(&rows.path("rows.jsonl"), &mut go_on).unwrap_err();
     assert!(error.to_string().ends_with("rows.jsonl holds no rows: it has nothing to learn from"), "{error}");
     assert!(reader.read(&rows.path("none.jsonl"), &mut go_on).is_err());

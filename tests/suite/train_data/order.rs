@@ -39,7 +39,7 @@ fn folders_and_files_of_rows_are_found() {
     assert!(error.contains("valid.jsonl is there for validation already"), "{error}");
     assert!(file.check_val_split(1.0).is_err() && file.check_val_split(0.0).is_err());
     let read = splits(&model, rows.0.path());
-    assert_eq!((read.train.examples.len(), read.valid.as_ref().unwrap().examples.len()), (4, 0));
+    assert_eq!((read.train.good.len(), read.valid.as_ref().unwrap().good.len()), (4, 0));
     assert_eq!(read.bad().map(|bad| bad.row).collect::<Vec<_>>(), [1]);
 }
 
@@ -51,7 +51,7 @@ fn what_is_held_out_is_not_learned_and_the_same_again() {
     let held = |share: f64, seed: u64| {
         let mut splits = splits(&model, &rows.path("rows.jsonl"));
         splits.hold_out(share, seed).unwrap();
-        (numbers(&splits.train.examples), numbers(&splits.valid.unwrap().examples))
+        (numbers(&splits.train.good), numbers(&splits.valid.unwrap().good))
     };
     for (share, count) in [(0.25, 5), (0.001, 1), (0.999, 19)] {
         let (train, valid) = held(share, 1);

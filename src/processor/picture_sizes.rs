@@ -1,0 +1,32 @@
+//! Pictures' sizes, found by decoding each once.
+
+use std::collections::HashMap;
+
+use super::image_source::{self, ImageError, ImageLimits, ImageSource};
+
+/// Decodes pictures, so that damaged ones are found, and keeps their sizes.
+pub struct PictureSizes {
+    limits: ImageLimits,
+    /// Width and height.
+    sizes: HashMap<ImageSource, (u32, u32)>,
+}
+
+impl PictureSizes {
+    /// None yet.
+    pub fn new(limits: ImageLimits) -> Self {
+        Self { limits, sizes: HashMap::new() }
+    }
+
+    /// A picture's width and height.
+    pub fn of(&mut self, source: &ImageSource) -> Result<(u32, u32), ImageError> {
+        if let Some(&size) = self.sizes.get(source) {
+            return Ok(size);
+        }
+        let size = image_source::load(source, &self.limits)?.dimensions();
+        // A picture that stands in the row itself is hardly in another one, and would be kept as a whole.
+        if !matches!(source, ImageSource::Data(_)) {
+            self.sizes.insert(source.clone(), size);
+        }
+        Ok(size)
+    }
+}
