@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod convert;
 pub mod device;
 pub mod engine;
+pub mod eval;
 mod http;
 pub mod memory;
 pub mod models;

@@ -11,6 +11,7 @@ mod constrain;
 mod convert;
 mod docs;
 mod engine;
+mod eval;
 mod forms;
 mod gguf;
 mod golden;

@@ -1,0 +1,3 @@
+//! How good answers are.
+
+pub mod metrics;

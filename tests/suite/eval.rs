@@ -1,0 +1,3 @@
+//! How models are judged.
+
+mod metrics;
