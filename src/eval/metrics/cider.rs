@@ -45,9 +45,7 @@ impl Cider {
 
     /// The mean over the lengths of n-grams of the clipped cosine, lessened by the Gaussian of the lengths' difference.
     fn similarity(&self, answer: &[String], reference: &[String]) -> f64 {
-        // The published code takes the number of bigrams for a length.
-        let length = |tokens: &[String]| tokens.len().saturating_sub(1) as f64;
-        let difference = length(answer) - length(reference);
+        let difference = answer.len().abs_diff(reference.len()) as f64;
         let cosines = (1..=ORDER).map(|n| {
             let (answer, reference) = (self.weights(answer, n), self.weights(reference, n));
             let product: f64 = answer

@@ -112,7 +112,7 @@ mod tests {
             ("a red-and-white bus (number 5) costs £3, €4", "a red-and-white bus -lrb- number 5 -rrb- costs # 3 $ 4"),
             ("“Curly” ‘quotes’ — em dash – en dash… ellipsis...", "curly quotes em dash en dash ellipsis"),
             ("5% of 1,000.50 and 1/2 at 10:30 a.m. or 10:30am", "5 % of 1,000.50 and 1/2 at 10:30 a.m. or 10:30 am"),
-            ("Mr. Smith of the U.S. has etc. and vs. vitamin c.", "mr. smith of the u.s. has etc. and vs. vitamin c."),
+            ("Mr. X at 5th Ave. of the U.S. has vitamin c.", "mr. x at 5th ave. of the u.s. has vitamin c."),
             ("and/or w/ b&w AT&T's w/o", "and/or w / b & w at&t 's w/o"),
             ("one,two;three:four a--b a---b semi- -pre", "one two three four a b a b semi pre"),
             ("what?! really!! yes!!! [x] {y}", "what ?! really !! yes !!! -lsb- x -rsb- -lcb- y -rcb-"),

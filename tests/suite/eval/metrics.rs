@@ -1,6 +1,7 @@
 //! The metrics give the numbers of their published implementations (`tests/golden/metrics/make_metrics.py`).
 
 use phi3v::eval::metrics::{AnswerMetric, Cider, bleu, rouge};
+use proptest::prelude::*;
 use serde::Deserialize;
 
 use crate::common::{golden, json_file};
@@ -131,4 +132,35 @@ fn captions_score_as_published() {
     }
     assert_near(bleu::score(&sums), captions.bleu, "BLEU of the corpus");
     assert_near(ciders / captions.rows.len() as f64, captions.cider, "CIDEr of the corpus");
+}
+
+/// Of the marks and words that the rules of the metrics are about.
+fn texts() -> impl Strategy<Value = String> {
+    let word =
+        prop_oneof!["[a-c'.,%$€ -]{0,4}", "[-0-9.,%/]{0,5}", "(the|a|n't|U\\.S\\.|\\(|\\[|\n|&amp;|ß|猫)", ".{0,2}"];
+    prop::collection::vec(word, 0..6).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #[test]
+    fn any_texts_have_scores(answer in texts(), references in prop::collection::vec(texts(), 0..5)) {
+        for metric in AnswerMetric::ALL {
+            let score = metric.score(&answer, &references);
+            prop_assert!((0.0..=1.0).contains(&score), "{metric:?}: {score}");
+        }
+        let bleu = bleu::sentence(&answer, &references);
+        prop_assert!((0.0..=100.0).contains(&bleu) && bleu::score(&bleu::parts(&answer, &references)) <= bleu);
+        prop_assert!((0.0..=1.0).contains(&rouge::rouge_l(&answer, &references)));
+        let rows = [references.as_slice(), &[]];
+        let cider = Cider::new(rows.into_iter()).score(&answer, &references);
+        prop_assert!((0.0..10.0 + 1e-9).contains(&cider), "{cider}");
+    }
+
+    #[test]
+    fn a_reference_is_right(text in texts()) {
+        for metric in [AnswerMetric::Exact, AnswerMetric::Relaxed, AnswerMetric::Anls, AnswerMetric::F1] {
+            prop_assert_eq!(metric.score(&text, std::slice::from_ref(&text)), 1.0, "{:?}", metric);
+        }
+        prop_assert_eq!(AnswerMetric::Vqa.score(&text, &vec![text.clone(); 4]), 1.0);
+    }
 }
