@@ -13,7 +13,7 @@ use super::{anls, relaxed, squad, vqa};
 #[serde(rename_all = "lowercase")]
 pub enum AnswerMetric {
     /// The same as a reference, but for case, punctuation, articles (a, an, the) and white space: exact match as in
-    /// SQuAD (Rajpurkar et al. 2016, section 6). A number loses its point and its sign by that; `Relaxed` knows numbers.
+    /// SQuAD (Rajpurkar et al. 2016, section 6). A number loses its point and its sign by that; not in `Relaxed`.
     Exact,
     /// A number within 5 % of a reference, or the same text but for its case: relaxed accuracy of ChartQA (Masry et al.
     /// 2022, section 5.1, after Methani et al. 2020).

@@ -11,9 +11,9 @@ use super::ngrams;
 /// The longest n-grams.
 const ORDER: usize = 4;
 
-/// What BLEU is computed of; those of several rows add up. The answer's n-grams that are in a reference, for n from 1 to
-/// 4, each as often as the reference with most of it has it; all of its n-grams, for n from 1 to 4; its length, and that
-/// of the reference whose length is closest, both in tokens.
+/// What BLEU is computed of; those of several rows add up. The answer's n-grams that are in a reference, for n from 1
+/// to 4, each as often as the reference with most of it has it; all of its n-grams, for n from 1 to 4; its length, and
+/// that of the reference whose length is closest, both in tokens.
 pub fn parts(answer: &str, references: &[String]) -> Vec<f64> {
     let answer = tokenize(answer);
     let answer: Vec<&str> = answer.split_whitespace().collect();

@@ -1,8 +1,8 @@
 //! The tokens that COCO's caption evaluation counts: those of the Penn Treebank in lower case, without punctuation.
 //!
-//! pycocoevalcap runs Stanford's PTBTokenizer 3.4.1, a Java program. These rules give its tokens for captions: for words,
-//! contractions, numbers, prices, common abbreviations, quotes and brackets. They do not for addresses of mail and web,
-//! emoticons, emoji of several code points, fractions such as ½, `no.` before a number, and markup.
+//! pycocoevalcap runs Stanford's PTBTokenizer 3.4.1, a Java program. These rules give its tokens for captions: for
+//! words, contractions, numbers, prices, common abbreviations, quotes and brackets. They do not for addresses of mail
+//! and web, emoticons, emoji of several code points, fractions such as ½, `no.` before a number, and markup.
 
 use std::sync::LazyLock;
 
@@ -34,8 +34,9 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Those with a point that is a part of them.
 const ABBREVIATIONS: &str = concat!(
-    r"\b(?i:mr|mrs|ms|dr|prof|jr|sr|st|ave|blvd|rd|mt|ft|sq|bldg|vs|etc|est|inc|corp|co|ltd|bros|dept|gen|sgt|capt|lt|",
-    r"col|rev|gov|sen|rep|pres|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs|fri)\.\b{end-half}",
+    r"\b(?i:mr|mrs|ms|dr|prof|jr|sr|st|ave|blvd|rd|mt|ft|sq|bldg|vs|etc|est|inc|corp|co|ltd|bros|dept|gen|sgt|capt|",
+    r"lt|col|rev|gov|sen|rep|pres|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs|",
+    r"fri)\.\b{end-half}",
 );
 
 /// The tokens of a caption.

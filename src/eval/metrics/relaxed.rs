@@ -3,9 +3,9 @@
 /// How far a number may be off, as a share of the reference.
 const TOLERANCE: f64 = 0.05;
 
-/// Whether the answer is within 5 % of the reference or, where one of them is no number, the same text but for its case,
-/// its quotes and punctuation at its end. To a reference of a single letter, an option, only the answer's first letter
-/// matters.
+/// Whether the answer is within 5 % of the reference or, where one of them is no number, the same text but for its
+/// case, its quotes and punctuation at its end. To a reference of a single letter, an option, only the answer's first
+/// letter matters.
 ///
 /// Where lm-eval's code differs, it is in what equals itself: a reference that ends with punctuation, and `inf`.
 pub(super) fn is_right(answer: &str, reference: &str) -> bool {

@@ -9,8 +9,8 @@ use regex::Regex;
 /// People with the same answer that make it right.
 const AGREED: usize = 3;
 
-/// Words without their apostrophes and with them, the two of them on a line: the table of VQA's evaluation. Slips such as
-/// `somebody'd somebodyd` are its own.
+/// Words without their apostrophes and with them, the two of them on a line: the table of VQA's evaluation. Slips such
+/// as `somebody'd somebodyd` are its own.
 static CONTRACTIONS: LazyLock<HashMap<&str, &str>> =
     LazyLock::new(|| include_str!("contractions.txt").lines().filter_map(|line| line.split_once(' ')).collect());
 
