@@ -1,26 +1,30 @@
-//! The lines of a file, one at a time.
+//! The rows of a file, one at a time: JSON lines, or Parquet.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
+use super::parquet;
 use crate::checkpoint::identity::hex;
 
-/// A file that is read line by line. Lines without anything in them are counted and left out.
+/// A file that is read row by row. Which kind it is of shows in its first bytes; its name means nothing.
 pub struct RowFile {
     path: PathBuf,
-    reader: BufReader<File>,
-    number: u64,
-    line: Vec<u8>,
+    rows: Rows,
+}
+
+enum Rows {
+    Lines(Lines),
+    Parquet(Box<parquet::Rows>),
 }
 
 /// What is known of a file from reading all of it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// Lines that hold something.
+    /// Lines that hold something, or rows of a Parquet file.
     pub rows: u64,
     /// A hash of all bytes.
     pub sha256: String,
@@ -31,20 +35,37 @@ impl RowFile {
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = || format!("cannot read the rows in {}", path.display());
         let metadata = std::fs::metadata(path).with_context(unreadable)?;
-        ensure!(metadata.is_file(), "{} is no file: rows are read from a file of JSON lines", path.display());
-        let reader = BufReader::with_capacity(1 << 16, File::open(path).with_context(unreadable)?);
-        Ok(Self { path: path.to_owned(), reader, number: 0, line: Vec::new() })
+        ensure!(
+            metadata.is_file(),
+            "{} is no file: rows are read from a file of JSON lines, or Parquet",
+            path.display()
+        );
+        let mut reader = BufReader::with_capacity(1 << 16, File::open(path).with_context(unreadable)?);
+        let rows = match reader.fill_buf().with_context(unreadable)?.starts_with(parquet::MAGIC) {
+            true => Rows::Parquet(Box::new(parquet::Rows::open(path, reader.into_inner())?)),
+            false => Rows::Lines(Lines { reader, number: 0, line: Vec::new() }),
+        };
+        Ok(Self { path: path.to_owned(), rows })
     }
 
     /// Reads a file from its beginning to its end.
     pub fn scan(path: &Path) -> Result<Scan> {
-        let mut file = Self::open(path)?;
+        let unreadable = || format!("cannot read {}", path.display());
         let mut hash = Sha256::new();
-        let mut rows = 0;
-        while file.read_line()? {
-            hash.update(&file.line);
-            rows += u64::from(!file.is_blank());
-        }
+        let rows = match Self::open(path)?.rows {
+            Rows::Lines(mut lines) => {
+                let mut rows = 0;
+                while lines.read().with_context(unreadable)? {
+                    hash.update(&lines.line);
+                    rows += u64::from(!lines.is_blank());
+                }
+                rows
+            }
+            Rows::Parquet(rows) => {
+                add(path, &mut hash).with_context(unreadable)?;
+                rows.len()
+            }
+        };
         Ok(Scan { rows, sha256: hex(&hash.finalize()) })
     }
 
@@ -53,9 +74,37 @@ impl RowFile {
         folder_of(&self.path)
     }
 
-    /// The next line that holds something, with its number. The first line of the file is 1.
+    /// The next row, a JSON object, with its number: that of the line, or of the row in a Parquet file, from 1.
     pub fn next_row(&mut self) -> Result<Option<(u64, &[u8])>> {
-        while self.read_line()? {
+        match &mut self.rows {
+            Rows::Lines(lines) => lines.next_row().with_context(|| format!("cannot read {}", self.path.display())),
+            Rows::Parquet(rows) => rows.next_row(),
+        }
+    }
+}
+
+/// Adds a file's bytes to a hash.
+fn add(path: &Path, hash: &mut Sha256) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut bytes)? {
+            0 => return Ok(()),
+            read => hash.update(&bytes[..read]),
+        }
+    }
+}
+
+/// Lines without anything in them are counted and left out.
+struct Lines {
+    reader: BufReader<File>,
+    number: u64,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn next_row(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        while self.read()? {
             if !self.is_blank() {
                 return Ok(Some((self.number, self.contents())));
             }
@@ -63,10 +112,9 @@ impl RowFile {
         Ok(None)
     }
 
-    fn read_line(&mut self) -> Result<bool> {
+    fn read(&mut self) -> io::Result<bool> {
         self.line.clear();
-        let read = self.reader.read_until(b'\n', &mut self.line);
-        let read = read.with_context(|| format!("cannot read {}", self.path.display()))?;
+        let read = self.reader.read_until(b'\n', &mut self.line)?;
         self.number += u64::from(read > 0);
         Ok(read > 0)
     }

@@ -37,7 +37,8 @@ impl Pictures {
     }
 }
 
-fn source(name: &str, folder: &Path) -> Result<ImageSource> {
+/// A picture by its path, which starts from `folder`, or its address.
+pub(crate) fn source(name: &str, folder: &Path) -> Result<ImageSource> {
     match name.parse()? {
         ImageSource::Stdin => bail!("a row's picture cannot be read from stdin (-)"),
         ImageSource::Path(path) => Ok(ImageSource::Path(folder.join(path))),

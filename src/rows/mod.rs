@@ -1,5 +1,5 @@
-//! Files of prompts, one JSON object a line: read one after the other, answered together, written in their order, and
-//! taken up again where a run ended.
+//! Files of prompts, one JSON object a line or rows of Parquet: read one after the other, answered together, written in
+//! their order, and taken up again where a run ended.
 
 mod check;
 mod fields;
@@ -7,6 +7,7 @@ mod file;
 mod lines;
 mod message;
 mod output;
+mod parquet;
 mod row;
 mod serve;
 mod state;
@@ -15,7 +16,7 @@ pub use check::{BadRow, Checked, Rows, Selection, check};
 pub use fields::Fields;
 pub use file::{RowFile, Scan, folder_of};
 pub use lines::Lines;
-pub(crate) use message::{Pictures, conversation};
+pub(crate) use message::{Pictures, conversation, source};
 pub use output::{Outcome, Output};
 pub use row::{Ask, Defaults, Row};
 pub use serve::serve;

@@ -1,3 +1,5 @@
-//! How models are judged.
+//! `phi3v eval`: how models are judged.
 
 mod metrics;
+mod question;
+mod statistics;

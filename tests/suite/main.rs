@@ -19,5 +19,6 @@ mod hub;
 mod jsonl;
 mod loopback;
 mod lora;
+mod parquet;
 mod train_data;
 mod upload;
