@@ -86,8 +86,9 @@ impl Statistic {
         Estimate { name: self.name, value: self.total(), standard_error: self.standard_error(), interval, rows }
     }
 
+    /// NaN of no rows: of these not even the number of sums is known.
     fn total(&self) -> f64 {
-        (self.value)(&self.sums())
+        if self.parts.is_empty() { f64::NAN } else { (self.value)(&self.sums()) }
     }
 
     fn sums(&self) -> Vec<f64> {

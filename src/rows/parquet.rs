@@ -19,10 +19,11 @@ use std::sync::Once;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::prelude::*;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, ConvertedType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
+use parquet::schema::types::Type;
 use serde::{Serialize, Serializer};
 
 /// What every Parquet file begins and ends with.
@@ -101,20 +102,37 @@ fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     let result = panic::catch_unwind(AssertUnwindSafe(read));
     GUARDED.set(false);
     result.unwrap_or_else(|reason| match reason.downcast::<String>() {
-        Ok(reason) => Err(anyhow!(reason)),
-        Err(_) => Err(anyhow!("the decoder gave up")),
+        Ok(reason) => Err(anyhow!("it is damaged: {reason}")),
+        Err(_) => Err(anyhow!("it is damaged")),
     })
 }
 
-/// What would only show at its first page.
+/// What would only show at a page, or not at all.
 fn check(file: &SerializedFileReader<File>) -> Result<()> {
+    check_lists(file.metadata().file_metadata().schema())?;
     for group in file.metadata().row_groups() {
-        ensure!(group.num_rows() >= 0 && group.num_columns() > 0, "a row group without columns");
+        ensure!(group.num_rows() >= 0 && group.num_columns() > 0, "a row group has no columns");
         for column in group.columns() {
             if let codec @ (Compression::BROTLI(_) | Compression::LZO) = column.compression() {
                 bail!("it is compressed with {codec:?}, which is not supported; write it with zstd or snappy");
             }
         }
+    }
+    Ok(())
+}
+
+/// Lists of two levels, which writers before Parquet 2.4 made, come out of the decoder as lists of lists.
+fn check_lists(kind: &Type) -> Result<()> {
+    if kind.is_primitive() {
+        return Ok(());
+    }
+    for inner in kind.get_fields() {
+        if kind.get_basic_info().converted_type() == ConvertedType::LIST {
+            let three_levels = inner.is_group() && inner.get_fields().len() == 1;
+            let old_name = inner.name() == "array" || inner.name().ends_with("_tuple");
+            ensure!(three_levels && !old_name, "{} is a list in an old form; write it with pyarrow", kind.name());
+        }
+        check_lists(inner)?;
     }
     Ok(())
 }

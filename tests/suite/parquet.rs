@@ -13,7 +13,7 @@ use phi3v::rows::RowFile;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{golden, path, phi3v, text};
+use crate::common::{fails, golden, path, phi3v, text};
 
 fn recorded(name: &str) -> PathBuf {
     golden("parquet").join(name)
@@ -116,17 +116,15 @@ fn the_name_says_nothing() {
 #[test]
 fn files_of_other_writers_are_read() {
     let folder = tempfile::tempdir().unwrap();
-    // A list of two levels, as old writers have it, a bare repeated field, and required ones.
+    // A bare repeated field, and required ones.
     let schema = "message rows {
         required int64 id;
-        required group old (LIST) { repeated binary array (STRING); }
         repeated int64 bare;
         required group image { required binary bytes; }
     }";
     let group = |first: i64| {
         vec![
             Column { numbers: vec![first, first + 1], ..Column::default() },
-            Column { texts: vec!["a", "b"], definition: vec![1, 1, 0], repetition: vec![0, 1, 0], ..Column::default() },
             Column { numbers: vec![7, 8], definition: vec![0, 1, 1], repetition: vec![0, 0, 1], ..Column::default() },
             Column { texts: vec!["GIF89a", "x"], ..Column::default() },
         ]
@@ -136,11 +134,26 @@ fn files_of_other_writers_are_read() {
         let path = written(&folder, schema, vec![group(1), group(3)], properties);
         let expected = |id: i64| {
             [
-                json!({"id": id, "old": ["a", "b"], "bare": [], "image": {"bytes": "R0lGODlh"}}),
-                json!({"id": id + 1, "old": [], "bare": [7, 8], "image": {"bytes": "eA=="}}),
+                json!({"id": id, "bare": [], "image": {"bytes": "R0lGODlh"}}),
+                json!({"id": id + 1, "bare": [7, 8], "image": {"bytes": "eA=="}}),
             ]
         };
         assert_eq!(rows(&path).unwrap(), [expected(1), expected(3)].concat());
+    }
+}
+
+#[test]
+fn lists_in_an_old_form_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for inner in [
+        "binary array (STRING);",
+        "group array { required int64 a; }",
+        "group x { required int64 a; required int64 b; }",
+    ] {
+        let schema =
+            format!("message rows {{ optional group outer {{ required group old (LIST) {{ repeated {inner} }} }} }}");
+        let error = rows(&written(&folder, &schema, Vec::new(), WriterProperties::default())).unwrap_err();
+        assert!(error.ends_with(" as Parquet: old is a list in an old form; write it with pyarrow"), "{error}");
     }
 }
 
@@ -192,14 +205,28 @@ fn a_flipped_bit_is_an_error_or_another_value() {
     for name in ["pictures-snappy.parquet", "pictures-zstd.parquet", "types.parquet"] {
         let mut bytes = fs::read(recorded(name)).unwrap();
         // After the mark by which such a file is known.
-        for at in (4..bytes.len()).step_by(11) {
+        for at in (4..bytes.len()).step_by(41) {
             let bit = 1 << (at % 8);
             bytes[at] ^= bit;
             errors += usize::from(damaged(&folder, &bytes, &format!("{name}, byte {at}")).is_some());
             bytes[at] ^= bit;
         }
     }
-    assert!(errors > 100, "{errors}");
+    assert!(errors > 50, "{errors}");
+}
+
+#[test]
+fn what_the_decoder_panics_at_is_one_line_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(recorded("pictures-zstd.parquet")).unwrap();
+    let panics = |at: &usize| {
+        let mut bytes = bytes.clone();
+        bytes[*at] ^= 1 << (at % 8);
+        damaged(&folder, &bytes, "").is_some_and(|error| error.contains("it is damaged: range"))
+    };
+    assert!((4..bytes.len()).any(|at| panics(&at)));
+    let (model, input) = (golden("phi3v-tiny"), folder.path().join("damaged"));
+    fails(1, &["generate", "-m", path(&model), "-q", "--input", path(&input), "--output", "-"], "it is damaged: range");
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Options {
         };
         if let Some(&other) = readings.iter().find(|&&other| other != first) {
             let (first, other) = (letter(first), letter(other));
-            bail!("\"{answer}\" can be option {first} or option {other}; its index as a number is never two");
+            bail!("\"{answer}\" can be option {first} or option {other}; write the index, as a number");
         }
         Ok(first)
     }

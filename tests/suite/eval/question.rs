@@ -71,7 +71,7 @@ fn hellaswag() {
         })
     };
     let (question, unused) = read(&row(json!("3"))).unwrap();
-    assert_eq!(question.text, "Roof shingle removal:  How to work. Begin. He is");
+    assert_eq!(question.text, "Roof shingle removal: How to work. Begin. He is");
     assert_eq!(question.options, ["is using wrap.", "is ripping.", "sits. Here now.", "pulls up."]);
     assert_eq!((question.correct, question.form), (3, Form::Continuation));
     assert_eq!((question.id, question.group.as_deref()), (Some(json!(24)), Some("Roof shingle removal")));
@@ -191,7 +191,7 @@ fn answers_are_indices_letters_and_texts() {
 
 #[test]
 fn an_answer_that_can_be_two_options_is_an_error() {
-    let expected = "answer: \"2\" can be option C or option A; its index as a number is never two";
+    let expected = "answer: \"2\" can be option C or option A; write the index, as a number";
     assert_eq!(error(own(json!(["2", "1", "3"]), json!("2"))), expected);
     assert_eq!(question(own(json!(["2", "1", "3"]), json!(2))).correct, 2);
     assert_eq!(question(own(json!(["0", "1", "2"]), json!("2"))).correct, 2);
