@@ -70,7 +70,7 @@ impl DtypeArg {
 }
 
 /// Which model
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub
@@ -101,7 +101,7 @@ pub(crate) struct AdapterArg {
     pub(crate) weight: f32,
 }
 
-fn adapter(text: &str) -> Result<AdapterArg, String> {
+pub(crate) fn adapter(text: &str) -> Result<AdapterArg, String> {
     let split = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
     // A drive's letter is no weight's folder.
     let Some((folder, weight)) = split.filter(|(folder, weight)| !folder.is_empty() && !weight.contains(['/', '\\']))
@@ -113,7 +113,7 @@ fn adapter(text: &str) -> Result<AdapterArg, String> {
 }
 
 /// How much of the CPU
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct CpuArgs {
     /// Threads to compute with, on a CPU [default: one for each physical core]
     ///
@@ -260,7 +260,7 @@ pub(crate) fn share_or_zero(text: &str) -> Result<f32, String> {
 }
 
 /// What is kept in memory, and what is guessed ahead
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Memory and speed")]
 pub(crate) struct EngineArgs {
     /// Positions of the prompt per step: smaller takes less memory, the answer stays the same

@@ -9,6 +9,7 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
 use super::{Samples, parallel};
+use crate::engine::distribution::Distribution;
 use crate::engine::sequence::Sequence;
 use crate::models::Model;
 use crate::processor::{Prompt, Segment};
@@ -151,7 +152,7 @@ pub fn by_position(reference: &Array, ours: &Array, ids: &[u32]) -> Result<Vec<P
         let range = row * vocab_size..(row + 1) * vocab_size;
         let (p, q) = (Distribution::of(&reference[range.clone()]), Distribution::of(&ours[range]));
         let (kl, same) = p.divergence(&q);
-        let loss = |of: &Distribution| of.log_sum - f64::from(of.logits[ids[row] as usize]);
+        let loss = |of: &Distribution| -of.log_probability(ids[row]);
         Position { kl, same, loss: loss(&q), reference_loss: loss(&p) }
     }))
 }
@@ -167,31 +168,6 @@ fn divergence(reference: &Array, ours: &Array) -> Result<Divergence> {
     let same = rows.iter().filter(|(_, same)| *same).count();
     let mean = |sum: f64| sum / positions.max(1) as f64;
     Ok(Divergence { kl: mean(rows.iter().map(|(kl, _)| kl).sum()), top1_agreement: mean(same as f64), positions })
-}
-
-struct Distribution<'a> {
-    logits: &'a [f32],
-    best: usize,
-    /// The logarithm of what the exponentials sum to.
-    log_sum: f64,
-}
-
-impl<'a> Distribution<'a> {
-    fn of(logits: &'a [f32]) -> Self {
-        let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-        let sum: f64 = logits.iter().map(|logit| f64::from((logit - logits[best]).exp())).sum();
-        Self { logits, best, log_sum: f64::from(logits[best]) + sum.ln() }
-    }
-
-    /// The divergence of `other` from this, and whether both have the same best token.
-    fn divergence(&self, other: &Self) -> (f64, bool) {
-        let kl = self.logits.iter().zip(other.logits).map(|(&x, &y)| {
-            let (log_p, log_q) = (f64::from(x) - self.log_sum, f64::from(y) - other.log_sum);
-            // What is impossible adds nothing.
-            if x == f32::NEG_INFINITY { 0.0 } else { f64::from((log_p as f32).exp()) * (log_p - log_q) }
-        });
-        (kl.sum::<f64>(), self.best == other.best)
-    }
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The results of `work` for each row, computed by all threads.
-fn parallel<T: Send>(rows: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn parallel<T: Send>(rows: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let threads = mlx_cpu::threads().clamp(1, rows.max(1));
     let share = rows.div_ceil(threads);
     std::thread::scope(|scope| {

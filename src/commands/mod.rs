@@ -1,8 +1,10 @@
 //! The subcommands: each turns its arguments into settings, calls the library, and prints.
 
+mod bad_rows;
 mod chat;
 mod convert;
 mod docs;
+mod eval;
 mod explain;
 mod form;
 mod generate;
@@ -27,6 +29,8 @@ pub(crate) enum Command {
     Chat(chat::ChatArgs),
     /// Teach a model by examples, with pictures or without
     Lora(Box<lora::LoraArgs>),
+    /// Tell how good a model is on data of your own, and whether another one is better
+    Eval(eval::EvalArgs),
     /// Make a model folder in MLX's layout, quantized or not
     Convert(ConvertArgs),
     /// Quantize a model folder
@@ -45,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(*args),
         Command::Chat(args) => chat::run(args),
         Command::Lora(args) => lora::run(*args),
+        Command::Eval(args) => eval::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),
         Command::Verify(args) => verify::run(args),

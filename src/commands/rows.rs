@@ -102,7 +102,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(interrupt::EXIT_CODE))
 }
 
-fn check_output(path: &Path, input: &Path, may_exist: bool) -> Result<()> {
+pub(super) fn check_output(path: &Path, input: &Path, may_exist: bool) -> Result<()> {
     if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize()) {
         ensure!(input != output, "--output {}: that is the input", path.display());
     }
@@ -116,7 +116,7 @@ fn check_output(path: &Path, input: &Path, may_exist: bool) -> Result<()> {
 }
 
 /// Of what is kept in memory, that which changes answers.
-fn add_cache(state: &mut State, engine: &EngineArgs) {
+pub(super) fn add_cache(state: &mut State, engine: &EngineArgs) {
     state.add("max_kv_size", engine.max_kv_size);
     state.add("kv_bits", engine.kv_bits);
     state.add("kv_group_size", engine.kv_group_size);

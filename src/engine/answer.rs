@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 
-use super::choose::log_softmax;
 use super::constrain::Constraint;
+use super::distribution::log_softmax;
 use super::sampler::Sampler;
 use super::text::{Detokenizer, StopMatcher};
 use super::{Event, FinishReason, Generation, Request};

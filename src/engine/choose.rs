@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::Engine;
+use super::distribution::log_softmax;
 use super::sequence::{Part, Sequence, forward, logits};
 use crate::processor::Prompt;
 
@@ -38,7 +39,7 @@ impl Engine {
     /// When there are fewer than two options, or some that are alike or empty.
     pub fn choose(&self, prompt: &Prompt, options: &[String]) -> Result<Choice> {
         ensure!(options.len() > 1, "at least two options are needed to choose between");
-        let ids = options.iter().map(|option| self.processor.tokenizer.encode(option, false));
+        let ids = options.iter().map(|option| self.processor.encode_answer(&prompt.text, option));
         let ids = ids.collect::<Result<Vec<Vec<u32>>>>()?;
         for (at, option) in ids.iter().enumerate() {
             ensure!(!option.is_empty(), "an option is empty: there is nothing to score");
@@ -125,11 +126,4 @@ impl Choice {
         let margin = options[order[0]].probability - options[order[1]].probability;
         Self { best: order[0], margin, options }
     }
-}
-
-/// Logits to the logarithms of probabilities.
-pub(super) fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-    logits.iter().map(|&logit| f64::from(logit) - largest - total.ln()).collect()
 }

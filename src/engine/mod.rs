@@ -4,6 +4,7 @@ mod answer;
 pub mod batch;
 pub mod choose;
 pub mod constrain;
+pub mod distribution;
 pub mod phrase;
 pub mod queue;
 pub mod sampler;

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::Engine;
-use super::choose::log_softmax;
+use super::distribution::log_softmax;
 use super::sequence::{Part, Sequence, forward, logits};
 use crate::processor::{Prompt, Segment};
 

@@ -46,6 +46,9 @@ pub struct Estimate {
     pub interval: Option<[f64; 2]>,
     /// How many there are.
     pub rows: usize,
+    /// What values it has.
+    #[serde(skip)]
+    pub kind: Kind,
 }
 
 /// The figures of two models on the same rows.
@@ -83,7 +86,8 @@ impl Statistic {
             Kind::Binary => Some(proportion::wilson(self.ones().filter(|&one| one).count(), rows)),
             Kind::Share | Kind::Plain => bootstrap::interval(&bootstrap::resample(&self.parts, self.value, seed)),
         };
-        Estimate { name: self.name, value: self.total(), standard_error: self.standard_error(), interval, rows }
+        let (name, kind) = (self.name, self.kind);
+        Estimate { name, value: self.total(), standard_error: self.standard_error(), interval, rows, kind }
     }
 
     /// NaN of no rows: of these not even the number of sums is known.

@@ -201,6 +201,15 @@ impl Processor {
         self.tokenize(text, images, true)
     }
 
+    /// Ids of an answer as the model would write it after a prompt with this text.
+    pub fn encode_answer(&self, prompt: &str, answer: &str) -> Result<Vec<u32>> {
+        let before = match self.pieces(prompt).pop() {
+            Some(Piece::Text(text)) => text,
+            _ => "",
+        };
+        self.tokenizer.encode_on(before, answer)
+    }
+
     /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered
     /// chats as they are, where the template writes the BOS itself if there is to be one. Phi-3-vision's processor lets the
     /// tokenizer add it in any case.

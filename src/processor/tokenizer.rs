@@ -40,7 +40,10 @@ impl Tokenizer {
     /// Ids of `text` without special tokens, and the byte at which each token ends.
     pub fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
         let encoding = self.inner.encode(text, false).map_err(|e| anyhow!("cannot tokenize the text: {e}"))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(_, end)| end).collect()))
+        let mut ends: Vec<usize> = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
+        // What a normalizer takes away at the end belongs to the last token.
+        ends.iter_mut().last().into_iter().for_each(|end| *end = text.len());
+        Ok((encoding.get_ids().to_vec(), ends))
     }
 
     /// Ids of `text` as it goes on after `before`; none if a token belongs to both.

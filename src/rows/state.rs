@@ -80,7 +80,7 @@ impl State {
 
     /// An error that names the first thing that is another than when `output` was begun.
     pub(super) fn check(&self, output: &Path) -> Result<()> {
-        let Self(before) = Self::read(output).map_err(|error| anyhow!("{error:#}; --force begins anew"))?;
+        let Self(before) = Self::read(output).map_err(|error| anyhow!("{error}; --force begins anew"))?;
         match first_other(&before, &self.0) {
             None => Ok(()),
             Some(other) => {

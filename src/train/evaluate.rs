@@ -62,7 +62,7 @@ pub fn evaluate(
             start = end;
         }
         scores.targets += outcome.losses.len();
-        scores.losses += outcome.losses.iter().copied().map(f64::from).sum::<f64>();
+        scores.losses += outcome.losses.iter().sum::<f64>();
     }
     let _ = on_rows(scores.rows, batches.rows());
     Ok(Some(scores))

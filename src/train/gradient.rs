@@ -6,7 +6,9 @@ use mlx_rs::ops::{concatenate, logsumexp_axis};
 use mlx_rs::transforms::{eval, fallible_vjp};
 use mlx_rs::{Array, Dtype};
 
+use crate::calibration::parallel;
 use crate::checkpoint::Param;
+use crate::engine::distribution::Distribution;
 use crate::models::{Model, Whole};
 
 /// What a piece of a row is.
@@ -54,7 +56,7 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Of each target, not multiplied with its weight: `-ln p(token)`.
-    pub losses: Vec<f32>,
+    pub losses: Vec<f64>,
     /// Whether each was the most probable token.
     pub hits: Vec<bool>,
 }
@@ -97,15 +99,17 @@ impl Trained<'_> {
         let x = self.hidden(batch)?;
         let mut outcome = Outcome { losses: Vec::new(), hits: Vec::new() };
         for targets in batch.targets.chunks(TARGETS_AT_ONCE) {
-            let (logits, ids) = self.logits(&x, targets)?;
-            let losses = losses(&logits, &ids)?;
-            let hits = mlx_rs::ops::indexing::argmax_axis(&logits, -1, false)?.as_dtype(Dtype::Int32)?;
-            eval([&losses, &hits])?;
-            outcome.losses.extend(losses.reshape(&[-1])?.as_slice::<f32>());
-            let hits = hits.reshape(&[-1])?;
-            outcome
-                .hits
-                .extend(hits.as_slice::<i32>().iter().zip(targets).map(|(&hit, target)| hit as u32 == target.id));
+            let (logits, _) = self.logits(&x, targets)?;
+            logits.eval()?;
+            let vocab_size = logits.dim(-1) as usize;
+            let logits = logits.as_slice::<f32>();
+            let predicted = parallel(targets.len(), |at| {
+                let distribution = Distribution::of(&logits[at * vocab_size..(at + 1) * vocab_size]);
+                let id = targets[at].id;
+                (-distribution.log_probability(id), distribution.best == id as usize)
+            });
+            outcome.losses.extend(predicted.iter().map(|(loss, _)| loss));
+            outcome.hits.extend(predicted.iter().map(|(_, hit)| hit));
         }
         Ok(outcome)
     }

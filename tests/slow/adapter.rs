@@ -68,9 +68,14 @@ fn random(paths: &[&str], base: &Tensors, dora: bool) -> Adapter {
     adapter
 }
 
+/// Python with torch.
+pub(super) fn peft_python() -> PathBuf {
+    python("peft", &["peft==0.21.2", "torch==2.15.0", "transformers==5.23.0", "safetensors<1", "numpy<3"])
+}
+
 #[test]
 fn adapters_are_those_of_peft() {
-    let python = python("peft", &["peft==0.21.2", "torch==2.15.0", "transformers==5.23.0", "safetensors<1", "numpy<3"]);
+    let python = peft_python();
     let script = root().join("tests/slow/adapter_peft.py");
     let folder = tempfile::tempdir_in(work()).unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod eval;
 mod gguf;
 mod jsonl;
 mod lora;

@@ -1,5 +1,10 @@
 //! `phi3v eval`: how models are judged.
 
+mod answers;
+mod choices;
+mod folder;
 mod metrics;
 mod question;
+mod results;
 mod statistics;
+mod texts;

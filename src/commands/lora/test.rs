@@ -15,7 +15,7 @@ use serde_json::json;
 use super::args::TestArgs;
 use super::rows;
 use crate::cli::OutputArgs;
-use crate::commands::session;
+use crate::commands::{bad_rows, session};
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -29,8 +29,8 @@ pub(super) fn run(args: TestArgs) -> Result<ExitCode> {
     let opened = session::open(model, &ui)?;
     let settings = rows::settings(&rows, &opened)?;
     let mut reader = Reader::new(&opened.processor, &settings);
-    let dataset = rows::with_progress(&ui, |progress| reader.read(&path, progress))?.context("interrupted")?;
-    rows::report_bad(&dataset.bad.iter().collect::<Vec<_>>(), dataset.good.len(), rows.skip_bad, &ui)?;
+    let dataset = bad_rows::with_progress(&ui, |progress| reader.read(&path, progress))?.context("interrupted")?;
+    bad_rows::report(&dataset.bad.iter().collect::<Vec<_>>(), dataset.good.len(), rows.skip_bad, &ui)?;
 
     let order = Order::new(0, rows.batch_size.into(), None)?;
     let (largest, _) = Largest::of(&dataset.good, &order);

@@ -23,6 +23,7 @@ use super::args::{ShownArgs, TrainArgs};
 use super::report::{Prospect, Shown, finish};
 use super::{rows, settings};
 use crate::cli::OutputArgs;
+use crate::commands::bad_rows;
 use crate::commands::session::{self, Opened};
 use crate::interrupt;
 use crate::ui::Ui;
@@ -64,10 +65,10 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
 
     let reading = rows::settings(&rows, &opened)?;
     let mut reader = Reader::new(&opened.processor, &reading);
-    let read = rows::with_progress(&ui, |progress| Splits::read(&files, &mut reader, progress))?;
+    let read = bad_rows::with_progress(&ui, |progress| Splits::read(&files, &mut reader, progress))?;
     let mut read = read.context("interrupted")?;
     let good = read.train.good.len();
-    rows::report_bad(&read.bad().collect::<Vec<_>>(), good, rows.skip_bad, &ui)?;
+    bad_rows::report(&read.bad().collect::<Vec<_>>(), good, rows.skip_bad, &ui)?;
     if let Some(share) = splits.val_split {
         read.hold_out(share.into(), steps.seed)?;
     }

@@ -79,7 +79,7 @@ fn rows_that_are_all_bad_teach_nothing() {
         let output = phi3v(&strs(&bench.args("run", skip))).output().unwrap();
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1));
-        assert!(stderr.ends_with("error: all of the 2 rows are bad; nothing was learned\n"), "{stderr}");
+        assert!(stderr.ends_with("error: all of the 2 rows are bad; nothing was done\n"), "{stderr}");
     }
     bench.write("train.jsonl", &vec!["{"; 50]);
     let output = phi3v(&strs(&bench.args("run", &[]))).output().unwrap();

@@ -1,0 +1,380 @@
+//! One evaluation, of whichever model: rows to items, items to records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use indicatif::ProgressBar;
+use phi3v::checkpoint::ModelFiles;
+use phi3v::engine::sampler::Sampling;
+use phi3v::engine::stop_tokens;
+use phi3v::eval::ask::{self, Asked, Asking};
+use phi3v::eval::choose::{self, By, Posed};
+use phi3v::eval::passage::{Passage, Windows};
+use phi3v::eval::read;
+use phi3v::eval::record::{Record, Results};
+use phi3v::eval::task::Task;
+use phi3v::memory::Demand;
+use phi3v::processor::PictureSizes;
+use phi3v::processor::image_source::ImageSource;
+use phi3v::rows::{self, Defaults, Fields, Rows, Selection, State, folder_of};
+use phi3v::train::batch::Reading;
+use phi3v::train::data::{Reader, Settings};
+use serde_json::json;
+
+use super::args::{AskArgs, TextArgs};
+use crate::cli::{CutArgs, EngineArgs, ModelArgs};
+use crate::commands::bad_rows;
+use crate::commands::rows::add_cache;
+use crate::commands::session::{self, Opened};
+use crate::interrupt;
+use crate::ui::Ui;
+
+/// Positions of a window where nobody says otherwise.
+const WINDOW: usize = 2048;
+
+/// What is asked, of which rows.
+pub(super) struct Evaluation {
+    pub(super) task: Task,
+    pub(super) data: PathBuf,
+    pub(super) selection: Selection,
+    pub(super) skip_bad: bool,
+    pub(super) cut: CutArgs,
+    pub(super) how: How,
+}
+
+/// How rows are put to a model.
+pub(super) enum How {
+    /// Texts are read, by a reference, too, where there is one.
+    Read { text: TextArgs, reference: Option<ModelArgs> },
+    /// Questions are answered.
+    Ask { ask: AskArgs, prompt: Option<String>, engine: Box<EngineArgs> },
+}
+
+/// What is put to a model.
+pub(super) enum Items {
+    Passages(Vec<Passage>),
+    Asked(Vec<Asked>),
+    Posed(Vec<Posed>),
+}
+
+impl Items {
+    pub(super) fn records(&self) -> Vec<&Record> {
+        match self {
+            Self::Passages(passages) => passages.iter().map(|passage| &passage.record).collect(),
+            Self::Asked(asked) => asked.iter().map(|asked| &asked.record).collect(),
+            Self::Posed(posed) => posed.iter().map(|posed| &posed.asked.record).collect(),
+        }
+    }
+}
+
+impl Items {
+    /// The rows' pictures.
+    pub(super) fn pictures(&self) -> BTreeMap<u64, Vec<ImageSource>> {
+        let of = |asked: &Asked| (asked.record.row, asked.row.images.clone());
+        match self {
+            Self::Passages(passages) => passages
+                .iter()
+                .map(|passage| passage.example.images.iter().map(|image| image.source.clone()).collect())
+                .zip(passages)
+                .map(|(images, passage)| (passage.record.row, images))
+                .collect(),
+            Self::Asked(asked) => asked.iter().map(of).collect(),
+            Self::Posed(posed) => posed.iter().map(|posed| of(&posed.asked)).collect(),
+        }
+    }
+}
+
+/// A model, and rows that are good for it.
+pub(super) struct Prepared {
+    pub(super) opened: Opened,
+    pub(super) name: String,
+    pub(super) items: Items,
+    /// Of the data.
+    pub(super) sha256: String,
+    reference: Option<Opened>,
+}
+
+impl Evaluation {
+    /// Opens a model and checks all rows; weights are not read yet.
+    pub(super) fn prepare(&self, model: ModelArgs, ui: &Ui) -> Result<Prepared> {
+        let name = name_of(&model);
+        let opened = session::open(model, ui)?;
+        let mut reference = None;
+        let (items, sha256) = match &self.how {
+            How::Read { text, reference: model } => {
+                let rows = self.passages(text, &opened, ui)?;
+                if let Some(model) = model {
+                    let model = session::open(model.clone(), ui)?;
+                    check_reference(&opened, &model, &rows.good)?;
+                    reference = Some(model);
+                }
+                (Items::Passages(rows.good), rows.sha256)
+            }
+            How::Ask { ask, prompt, .. } => self.questions(ask, prompt.as_deref(), &opened, ui)?,
+        };
+        self.task.check(items.records().into_iter())?;
+        Ok(Prepared { opened, name, items, sha256, reference })
+    }
+
+    fn passages(&self, text: &TextArgs, opened: &Opened, ui: &Ui) -> Result<Rows<Passage>> {
+        let context = opened.files.max_position_embeddings()?;
+        if !is_rows(&self.data)? {
+            let window = text.window.unwrap_or(WINDOW.min(context));
+            ensure!(window <= context, "--window {window}: the model's context is {context}");
+            ensure!(text.max_seq_length.is_none(), "--max-seq-length is for rows; windows of a text have --window");
+            return Windows { window, stride: text.stride }.read(&self.data, &opened.processor, &self.selection);
+        }
+        ensure!(
+            text.window.is_none() && text.stride.is_none(),
+            "--window and --stride are for a file of text; each row is read as a whole"
+        );
+        let settings = Settings {
+            max_seq_length: text.max_seq_length.unwrap_or(context),
+            max_position_embeddings: context,
+            num_crops: self.cut.num_crops(),
+            limits: self.cut.limits(),
+            mask_prompt: true,
+            stop_tokens: stop_tokens(&opened.files, &opened.processor.tokenizer)?,
+        };
+        let mut reader = Reader::new(&opened.processor, &settings);
+        let read = bad_rows::with_progress(ui, |progress| reader.read_some(&self.data, &self.selection, progress))?;
+        let Rows { good, bad, sha256 } = read.context("interrupted")?;
+        bad_rows::report(&bad.iter().collect::<Vec<_>>(), good.len(), self.skip_bad, ui)?;
+        let good = good.into_iter().map(|example| Passage::of(example, &opened.processor)).collect::<Result<_>>()?;
+        Ok(Rows { good, bad, sha256 })
+    }
+
+    fn questions(&self, ask: &AskArgs, prompt: Option<&str>, opened: &Opened, ui: &Ui) -> Result<(Items, String)> {
+        let asking = self.asking(ask, prompt, &opened.files)?;
+        let processor = &opened.processor;
+        let mut sizes = PictureSizes::new(self.cut.limits());
+        let folder = folder_of(&self.data);
+        let mut unused = BTreeSet::new();
+        let items = if let Task::Choice(by) = self.task {
+            let Rows { good: posed, sha256, .. } = self.check(ui, &mut |number, fields| {
+                let (posed, keys) = Posed::read(by, &asking, number, fields, &folder, processor, &mut sizes)?;
+                unused.extend(keys);
+                Ok(posed)
+            })?;
+            match by {
+                By::Letter => (Items::Asked(posed.into_iter().map(|posed| posed.asked).collect()), sha256),
+                By::Likelihood | By::LetterLikelihood => (Items::Posed(posed), sha256),
+            }
+        } else {
+            let Rows { good: asked, sha256, .. } = self.check(ui, &mut |number, fields| {
+                let (asked, keys) = asking.read(number, fields, &folder, processor, &mut sizes)?;
+                unused.extend(keys);
+                Ok(asked)
+            })?;
+            (Items::Asked(asked), sha256)
+        };
+        if !unused.is_empty() {
+            let keys = unused.into_iter().collect::<Vec<_>>().join(", ");
+            ui.status(format!("{}: not used: {keys}", self.data.display()));
+        }
+        Ok(items)
+    }
+
+    /// Checks the rows, with a bar on stderr.
+    fn check<T>(&self, ui: &Ui, read: &mut dyn FnMut(u64, Fields) -> Result<T>) -> Result<Rows<T>> {
+        let mut read = |number, line: &[u8]| read(number, Fields::parse(line)?);
+        let rows = bad_rows::with_progress(ui, |progress| {
+            rows::check(&self.data, "there is nothing to ask", &self.selection, &mut read, progress)
+        })?;
+        let rows = rows.context("interrupted")?;
+        bad_rows::report(&rows.bad.iter().collect::<Vec<_>>(), rows.good.len(), self.skip_bad, ui)?;
+        Ok(rows)
+    }
+
+    fn asking(&self, ask: &AskArgs, prompt: Option<&str>, files: &ModelFiles) -> Result<Asking> {
+        let by_letter = self.task == Task::Choice(By::Letter);
+        let instruction = by_letter.then(|| choose::INSTRUCTION.to_owned());
+        Ok(Asking {
+            defaults: Defaults {
+                system: ask.system.clone(),
+                chat_template: !ask.ignore_chat_template,
+                max_tokens: ask.max_tokens,
+                sampling: Sampling::default(),
+                stop: ask.stop.clone(),
+                num_crops: self.cut.num_crops(),
+                limits: self.cut.limits(),
+                grammar: None,
+                early_stop: None,
+            },
+            prompt: prompt.map(str::to_owned),
+            instruction: ask.instruction.clone().or(instruction),
+            max_position_embeddings: files.max_position_embeddings()?,
+        })
+    }
+
+    /// What the records of a model depend on.
+    pub(super) fn state(&self, prepared: &Prepared) -> Result<State> {
+        let Opened { files, dtype, .. } = &prepared.opened;
+        let mut state = State::new(&prepared.sha256, files, *dtype)?;
+        state.add("task", serde_json::to_value(&self.task)?);
+        let Selection { limit, shuffle, seed } = self.selection;
+        state.add("rows", json!({ "limit": limit, "shuffle": shuffle, "seed": shuffle.then_some(seed) }));
+        if !prepared.opened.adapters.is_empty() {
+            state.add("adapters", prepared.opened.adapters_identity()?);
+        }
+        match &self.how {
+            How::Read { text, .. } => {
+                state.add("texts", json!([text.window, text.stride, text.max_seq_length]));
+                state.add("num_crops", format!("{:?}", self.cut.num_crops()));
+                state.add("max_image_pixels", self.cut.limits().max_pixels);
+                if let Some(reference) = &prepared.reference {
+                    state.add("reference", reference.identity()?);
+                }
+            }
+            How::Ask { ask, prompt, engine } => {
+                let asking = self.asking(ask, prompt.as_deref(), files)?;
+                state.add_defaults(&asking.defaults);
+                state.add("prompt", asking.prompt);
+                state.add("instruction", asking.instruction);
+                add_cache(&mut state, engine);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Loads the model and makes the records that are missing; false if Ctrl-C came first.
+    pub(super) fn run(&self, prepared: Prepared, results: &mut Results, ui: &Ui) -> Result<bool> {
+        let Prepared { opened, items, reference, .. } = prepared;
+        let first = results.records.len();
+        match (&self.how, items) {
+            (How::Read { .. }, Items::Passages(passages)) => self.read(opened, reference, &passages, results, ui),
+            (How::Ask { ask, prompt, engine }, items) => {
+                let asking = self.asking(ask, prompt.as_deref(), &opened.files)?;
+                let judge = self.task.judge(items.records().into_iter());
+                let (total, demand) = demand(&items, ask.max_tokens);
+                let session = opened.load((**engine).clone(), demand, Some(ask.max_batch_size.into()), ui)?;
+                let bar = bar(ui, total, first);
+                let mut on_record = |record| {
+                    bar.inc(1);
+                    results.push(record)
+                };
+                let engine = &session.engine;
+                let done = match items {
+                    Items::Asked(asked) => {
+                        let asked = &asked[first..];
+                        ask::answer(engine, asked, &asking.defaults, &judge, &mut on_record, &mut |_| go_on())
+                    }
+                    Items::Posed(posed) => {
+                        choose::likelihoods(engine, &posed[first..], &asking.defaults, &mut on_record, &mut go_on)
+                    }
+                    Items::Passages(_) => unreachable!("questions are no passages"),
+                };
+                bar.finish_and_clear();
+                session.save_prompt()?;
+                done
+            }
+            (How::Read { .. }, _) => unreachable!("texts are passages"),
+        }
+    }
+
+    fn read(
+        &self,
+        opened: Opened,
+        reference: Option<Opened>,
+        passages: &[Passage],
+        results: &mut Results,
+        ui: &Ui,
+    ) -> Result<bool> {
+        let largest = read::largest(passages);
+        let demand = Demand {
+            prompt_tokens: largest.positions,
+            image_tokens: largest.image_tokens,
+            tiles: largest.image_tokens.div_ceil(144).min(17),
+            prefill_step_size: largest.positions,
+            ..Demand::default()
+        };
+        let load = |opened: Opened| opened.load_model(demand, ui);
+        let (ours, theirs) = (load(opened)?, reference.map(load).transpose()?);
+        let reading = |(model, processor)| Reading {
+            model,
+            processor,
+            limits: self.cut.limits(),
+            num_crops: self.cut.num_crops(),
+            feature_bytes: None,
+        };
+        let first = results.records.len();
+        let bar = bar(ui, passages.len(), first);
+        let mut on_record = |record| results.push(record);
+        let mut on_read = |done: usize| {
+            bar.set_position(done as u64);
+            go_on()
+        };
+        let ours = reading((&*ours.0, &ours.1));
+        let done = match &theirs {
+            Some((model, processor)) => {
+                let theirs = reading((&**model, processor));
+                read::divergence(&ours, &theirs, passages, first, &mut on_record, &mut on_read)
+            }
+            None => read::perplexity(&ours, passages, first, &mut on_record, &mut on_read),
+        };
+        bar.finish_and_clear();
+        done
+    }
+}
+
+/// What a model is called in figures.
+fn name_of(model: &ModelArgs) -> String {
+    let last = |path: &Path| path.file_name().map_or(path.as_os_str(), |name| name).to_string_lossy().into_owned();
+    let adapters = model.adapters.iter().map(|adapter| format!(" + {}", last(&adapter.folder)));
+    last(Path::new(&model.model)) + &adapters.collect::<String>()
+}
+
+/// Whether a file holds rows and not text: its name says so, or its contents are a table's.
+fn is_rows(path: &Path) -> Result<bool> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+    ensure!(path.is_file(), "--data {}: there is no such file", path.display());
+    Ok(matches!(extension.as_deref(), Some("jsonl" | "json" | "parquet")))
+}
+
+fn check_reference(opened: &Opened, reference: &Opened, passages: &[Passage]) -> Result<()> {
+    ensure!(
+        opened.processor.tokenizer.has_vocabulary_of(&reference.processor.tokenizer),
+        "--reference {}: it has another vocabulary, so that predictions cannot be compared",
+        reference.files.folder.display()
+    );
+    let pictures = passages.iter().any(|passage| !passage.example.images.is_empty());
+    ensure!(
+        !pictures || reference.processor.has_vision(),
+        "--reference {}: it takes no pictures, which the rows have",
+        reference.files.folder.display()
+    );
+    let context = reference.files.max_position_embeddings()?;
+    let longest = passages.iter().map(|passage| passage.example.len()).max().unwrap_or(0);
+    ensure!(longest <= context, "--reference: a row takes {longest} positions, more than its context of {context}");
+    Ok(())
+}
+
+/// How many items there are, and what they ask of a model.
+fn demand(items: &Items, max_tokens: usize) -> (usize, Demand) {
+    let asked: Vec<&Asked> = match items {
+        Items::Asked(asked) => asked.iter().collect(),
+        Items::Posed(posed) => posed.iter().map(|posed| &posed.asked).collect(),
+        Items::Passages(_) => Vec::new(),
+    };
+    let demand = Demand {
+        prompt_tokens: asked.iter().map(|asked| asked.positions).max().unwrap_or(0),
+        tiles: if asked.iter().any(|asked| !asked.row.images.is_empty()) { 17 } else { 0 },
+        max_tokens,
+        ..Demand::default()
+    };
+    (asked.len(), demand)
+}
+
+fn bar(ui: &Ui, total: usize, before: usize) -> ProgressBar {
+    let bar = ui.rows(total as u64);
+    bar.set_message("evaluating");
+    bar.set_position(before as u64);
+    bar.reset_eta();
+    bar
+}
+
+fn go_on() -> ControlFlow<()> {
+    if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
