@@ -119,19 +119,24 @@ fn judge(engine: &Engine, asked: &Asked, continuations: &[String], defaults: &De
     let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
     let request = Request::new(prompt, longest);
     engine.check(&request)?;
-    let mut record = asked.record.clone();
-    record.log_likelihoods = engine.score(&request.prompt, &ids)?;
-    // As lm-eval normalises: by the characters of the option, not of the blank before it.
-    let len = |at: usize| continuations[at].trim_start().chars().count().max(1) as f64;
-    let (best, best_by_length) = (
-        likeliest(record.log_likelihoods.iter().copied()),
-        likeliest(record.log_likelihoods.iter().zip(0..).map(|(log, at)| log / len(at))),
-    );
-    record.scores =
-        [("accuracy".to_owned(), right(&record, best)), ("accuracy_norm".to_owned(), right(&record, best_by_length))]
-            .into();
-    record.answer = Some(record.options[best_by_length].clone());
-    Ok(record)
+    let log_likelihoods = engine.score(&request.prompt, &ids)?;
+    Ok(judge_likelihoods(asked.record.clone(), continuations, log_likelihoods))
+}
+
+/// A record with the likelihoods of its options, of which these texts were scored. As lm-eval has them, the score `accuracy`
+/// goes by the likelihoods, and `accuracy_norm` and the answer by the likelihoods per character of a text, which the blank
+/// before it is no part of.
+pub fn judge_likelihoods(record: Record, texts: &[String], log_likelihoods: Vec<f64>) -> Record {
+    let best = likeliest(log_likelihoods.iter().copied());
+    let len = |text: &String| text.trim_start().chars().count().max(1) as f64;
+    let best_by_length = likeliest(log_likelihoods.iter().zip(texts).map(|(log, text)| log / len(text)));
+    let scores = [("accuracy", best), ("accuracy_norm", best_by_length)];
+    Record {
+        scores: scores.map(|(name, at)| (name.to_owned(), right(&record, at))).into(),
+        answer: Some(record.options[best_by_length].clone()),
+        log_likelihoods,
+        ..record
+    }
 }
 
 /// The place of the largest; the first of equal ones.

