@@ -417,7 +417,7 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Many prompts")]
 pub(crate) struct RowsArgs {
-    /// Answer the prompts in this file, a JSON object a line, in place of --prompt
+    /// Answer the prompts in this file, a JSON object a line or a row of a Parquet file, in place of --prompt
     ///
     /// {"prompt": "...", "image": "cat.jpg"} or {"messages": [{"role": "user", "content": "..."}]}, with "images" for
     /// several pictures (paths start from the file's folder; content may be a list of parts, as in OpenAI's API), "system",
