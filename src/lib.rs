@@ -5,6 +5,7 @@
 //! Nothing here prints or ends the process.
 
 pub mod adapter;
+pub mod bench;
 pub mod cache;
 pub mod calibration;
 pub mod checkpoint;

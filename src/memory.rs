@@ -26,6 +26,12 @@ pub fn peak() -> usize {
     kilobytes.map_or_else(|| mlx_rs::memory::peak_memory().unwrap_or(0), |kilobytes: usize| 1024 * kilobytes)
 }
 
+/// Lets [`peak`] begin anew with what is in use now, where the system can: elsewhere the peak is that of the whole run.
+pub fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let _ = mlx_rs::memory::reset_peak_memory();
+}
+
 /// What a model takes, whatever it is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelMemory {
@@ -174,12 +180,14 @@ impl ModelMemory {
         decoder.max(vision) + 8 * self.vocab_size
     }
 
-    fn cache(&self, demand: &Demand) -> usize {
+    /// Bytes of keys and values in the end.
+    pub fn cache(&self, demand: &Demand) -> usize {
         let len = demand.prompt_tokens.saturating_add(demand.max_tokens);
         self.cache_shape.bytes(len, demand.cache, self.item_size, demand.prefill_step_size)
     }
 
-    fn total(&self, demand: &Demand) -> usize {
+    /// Bytes of all of it.
+    pub fn total(&self, demand: &Demand) -> usize {
         self.weights.saturating_add(self.cache(demand)).saturating_add(self.activations(demand))
     }
 

@@ -98,6 +98,11 @@ impl Ui {
         self.bar("training", total, "{msg:52!} {bar:20} {pos:>6} of {len} steps {eta:>6}")
     }
 
+    /// A bar over what is to be measured; its label is to be changed from point to point.
+    pub(crate) fn points(&self) -> ProgressBar {
+        self.bar("", 0, "{msg:64!} {bar:20} {percent:>3} %")
+    }
+
     fn bar(&self, label: &str, total: u64, template: &str) -> ProgressBar {
         let target = match self.verbosity {
             Verbosity::Quiet => ProgressDrawTarget::hidden(),

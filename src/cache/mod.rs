@@ -70,11 +70,16 @@ impl CacheShape {
             .max_size
             .map_or(len, |size| len.min(size.saturating_add(step_size).saturating_add(ROLLBACK + 2 * BLOCK)));
         let plain = settings.packing.map_or(kept, |packing| packing.start.min(kept));
+        plain.next_multiple_of(BLOCK) * self.position_bytes(None, item_size)
+            + (kept - plain).next_multiple_of(BLOCK) * self.position_bytes(settings.packing, item_size)
+    }
+
+    /// Bytes of one position's keys and values in all layers, where a number that is not packed takes `item_size` bytes.
+    pub fn position_bytes(&self, packing: Option<KvPacking>, item_size: usize) -> usize {
         let numbers = 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim;
-        let packed = settings.packing.map_or(0, |packing| {
-            numbers * packing.bits as usize / 8 + 2 * item_size * numbers / packing.group_size as usize
-        });
-        plain.next_multiple_of(BLOCK) * numbers * item_size + (kept - plain).next_multiple_of(BLOCK) * packed
+        packing.map_or(numbers * item_size, |KvPacking { bits, group_size, .. }| {
+            numbers * bits as usize / 8 + 2 * item_size * numbers / group_size as usize
+        })
     }
 
     /// The largest group of packed keys and values that divides `head_dim`, if any does.
@@ -137,6 +142,11 @@ impl Cache {
     /// What is kept, and in which form.
     pub fn settings(&self) -> CacheSettings {
         self.settings
+    }
+
+    /// Positions that it still holds.
+    pub fn kept(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.blocks.iter().map(Block::len).sum())
     }
 
     /// The arrays behind the cache, for evaluating them.

@@ -43,6 +43,8 @@ enum Store {
     /// Safetensors files.
     Shards(Vec<MappedFile>),
     Gguf(Rc<Gguf>),
+    /// Nothing: they are made when they are taken.
+    Made(Vec<TensorSpec>, Box<dyn Fn(&TensorSpec) -> Result<Array>>),
 }
 
 /// Where one tensor lies, and what is to become of it.
@@ -121,6 +123,28 @@ impl Weights {
             Some(gguf) => (Store::Gguf(gguf.clone()), in_gguf(gguf, remap)),
             None => in_folder(&files.folder, remap)?,
         };
+        Self::of(files, store, found, dtype)
+    }
+
+    /// Tensors that lie nowhere: `make` makes each when it is taken. Else as [`open`](Self::open).
+    pub fn made(
+        files: &ModelFiles,
+        remap: Remap,
+        dtype: Option<Dtype>,
+        tensors: Vec<TensorSpec>,
+        make: impl Fn(&TensorSpec) -> Result<Array> + 'static,
+    ) -> Result<Self> {
+        let found = tensors.iter().enumerate().filter_map(|(place, spec)| {
+            let name = (remap.rename)(&spec.name)?;
+            let transpose = (remap.transpose)(&name, &spec.shape);
+            let (dtype, shape, bytes) = (spec.dtype, spec.shape.clone(), 0..spec.bytes() as usize);
+            Some((name, Stored { shard: place, bytes, dtype, shape, transpose, coarse: false }))
+        });
+        let found = found.collect();
+        Self::of(files, Store::Made(tensors, Box::new(make)), found, dtype)
+    }
+
+    fn of(files: &ModelFiles, store: Store, found: Vec<(String, Stored)>, dtype: Option<Dtype>) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         let mut twice = Vec::new();
         for (name, stored) in found {
@@ -258,6 +282,7 @@ impl Weights {
             match &self.store {
                 Store::Shards(shards) => shards[stored.shard].release(stored.bytes.clone()),
                 Store::Gguf(gguf) => gguf.release(stored.shard),
+                Store::Made(..) => {}
             }
         }
     }
@@ -273,11 +298,16 @@ impl Weights {
 
     /// Bytes of all tensors in the types in which they are taken.
     pub fn bytes_in_memory(&self) -> usize {
+        self.bytes_of(|_| true)
+    }
+
+    /// The same of the tensors whose names are wanted.
+    pub fn bytes_of(&self, wanted: impl Fn(&str) -> bool) -> usize {
         let bytes = |stored: &Stored| {
             let dtype = self.dtype.filter(|_| stored.dtype.is_float()).unwrap_or(stored.dtype);
             stored.shape.iter().map(|&dim| dim as usize).product::<usize>() * item_size(dtype)
         };
-        self.tensors.values().map(bytes).sum()
+        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, stored)| bytes(stored)).sum()
     }
 
     /// The type of floats that are computed with: what they are cast to, or else that of the first that is stored.
@@ -378,6 +408,7 @@ impl Weights {
         let array = match &self.store {
             Store::Shards(shards) => shards[stored.shard].array(stored.bytes.clone(), &stored.shape, stored.dtype)?,
             Store::Gguf(gguf) => gguf.read_at(stored.shard)?,
+            Store::Made(tensors, make) => make(&tensors[stored.shard])?,
         };
         let Some(axes) = stored.transpose else { return Ok(array) };
         Ok(array.transpose_axes(axes)?.contiguous()?)

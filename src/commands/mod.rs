@@ -1,6 +1,7 @@
 //! The subcommands: each turns its arguments into settings, calls the library, and prints.
 
 mod bad_rows;
+mod bench;
 mod chat;
 mod convert;
 mod docs;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Quantize a model folder
     Quantize(QuantizeArgs),
+    /// Measure how fast a model is on this machine, without downloading it
+    Bench(Box<bench::BenchArgs>),
     /// Check a model, stage by stage, against recordings of the reference
     Verify(VerifyArgs),
     /// Print the completion script for a shell
@@ -52,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Eval(args) => eval::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),
+        Command::Bench(args) => bench::run(*args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => docs::completions(&args),
         Command::Man(args) => docs::man(&args),

@@ -210,7 +210,12 @@ fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculatio
     Speculation::draft(model, &tokenizer, &engine.processor().tokenizer, most(3))
 }
 
-fn load_model(files: &ModelFiles, weights: Weights, adapters: &[Attached], ui: &Ui) -> Result<Box<dyn Model>> {
+pub(super) fn load_model(
+    files: &ModelFiles,
+    weights: Weights,
+    adapters: &[Attached],
+    ui: &Ui,
+) -> Result<Box<dyn Model>> {
     let bar = ui.bytes("loading", 0);
     let shown = bar.clone();
     let weights = adapters.iter().cloned().fold(weights, Weights::attach);

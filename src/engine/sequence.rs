@@ -181,7 +181,7 @@ impl<'m> Sequence<'m> {
     }
 
     /// Prefills up to `len` positions, `step_size` at a time, and returns nothing.
-    pub(super) fn prefill_to(&mut self, len: usize, step_size: usize) -> Result<()> {
+    pub(crate) fn prefill_to(&mut self, len: usize, step_size: usize) -> Result<()> {
         while self.cache.len() < len {
             let n = (len - self.cache.len()).min(step_size.max(1));
             forward(&mut [Part { sequence: self, n, proposed: &[] }])?;

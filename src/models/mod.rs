@@ -81,9 +81,20 @@ pub trait Model {
     /// Ids to vectors: `[n] -> [1, n, hidden_size]`.
     fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception>;
 
-    /// The vectors that stand for one picture in the prompt: `[1, image_tokens, hidden_size]`.
-    fn encode_image(&self, _tiles: &Tiles) -> Result<Array, Exception> {
+    /// What the vision tower sees in one picture's tiles: `[1 + rows · cols, patches, clip]`.
+    fn image_features(&self, _tiles: &Tiles) -> Result<Array, Exception> {
         Err(Exception::custom("this model has no vision"))
+    }
+
+    /// The vectors that stand for one picture in the prompt, of what the tower sees in its tiles:
+    /// `[1, image_tokens, hidden_size]`.
+    fn project_image(&self, _features: &Array, _tiles: &Tiles) -> Result<Array, Exception> {
+        Err(Exception::custom("this model has no vision"))
+    }
+
+    /// Both, one after the other.
+    fn encode_image(&self, tiles: &Tiles) -> Result<Array, Exception> {
+        self.project_image(&self.image_features(tiles)?, tiles)
     }
 
     /// An empty cache for a sequence of `len` positions.

@@ -117,11 +117,15 @@ impl ImageEmbedding {
         })
     }
 
-    /// `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.
-    fn forward(&self, tiles: &Tiles) -> Result<Array, Exception> {
+    /// `[1 + rows · cols, 576, clip]`: the whole picture, and the tiles row by row.
+    fn see(&self, tiles: &Tiles) -> Result<Array, Exception> {
+        let count = 1 + (tiles.rows * tiles.cols) as i32;
+        self.img_processor.forward(&Array::from_slice(&tiles.pixels, &[count, TILE as i32, TILE as i32, 3]))
+    }
+
+    /// Of that `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.
+    fn project(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
         let (rows, cols) = (tiles.rows as i32, tiles.cols as i32);
-        let pixels = Array::from_slice(&tiles.pixels, &[1 + rows * cols, TILE as i32, TILE as i32, 3]);
-        let features = self.img_processor.forward(&pixels)?; // [1 + rows · cols, 576, clip]
         let global = self.rows_of(&features.try_index((..1, .., ..))?, 1, 1)?;
         let local = self.rows_of(&features.try_index((1.., .., ..))?, rows, cols)?;
         let between = self.glb_gn.get().reshape(&[1, -1])?;
@@ -170,8 +174,12 @@ impl Model for Phi3V {
         self.text.embed_tokens(ids)
     }
 
-    fn encode_image(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        self.vision_embed_tokens.forward(tiles)
+    fn image_features(&self, tiles: &Tiles) -> Result<Array, Exception> {
+        self.vision_embed_tokens.see(tiles)
+    }
+
+    fn project_image(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
+        self.vision_embed_tokens.project(features, tiles)
     }
 
     fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache {

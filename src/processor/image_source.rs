@@ -173,12 +173,15 @@ impl ImageSource {
 
 /// Reads and decodes a picture.
 pub fn load(source: &ImageSource, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
-    let bytes = source.read(limits)?;
-    let name = source.name();
-    match image::guess_format(&bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg(&bytes, &name, limits),
-        Ok(format) if format.reading_enabled() => other(&bytes, format, &name, limits),
-        _ => Err(ImageError::Format(name)),
+    decode(&source.read(limits)?, &source.name(), limits)
+}
+
+/// Decodes the contents of a picture's file, which errors call `name`.
+pub fn decode(bytes: &[u8], name: &str, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg(bytes, name, limits),
+        Ok(format) if format.reading_enabled() => other(bytes, format, name, limits),
+        _ => Err(ImageError::Format(name.to_owned())),
     }
 }
 

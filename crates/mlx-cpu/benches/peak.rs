@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Instant;
 
-use mlx_cpu::Level;
+use mlx_cpu::{Level, Memory};
 use mlx_rs::Dtype;
 
 /// What bounds a kernel.
@@ -37,49 +37,35 @@ impl Peak {
 
     /// Bytes or operations per second.
     pub(crate) fn measure(self) -> f64 {
-        let threads = mlx_cpu::threads();
+        static MEMORY: OnceLock<Memory> = OnceLock::new();
+        if matches!(self, Self::Read) {
+            return MEMORY.get_or_init(Memory::new).read();
+        }
         let start = Instant::now();
         let work: f64 = thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|i| scope.spawn(move || self.work(i, threads))).collect();
+            let running: Vec<_> = (0..mlx_cpu::threads()).map(|_| scope.spawn(move || self.work())).collect();
             running.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         work / start.elapsed().as_secs_f64()
     }
 
-    fn work(self, thread: usize, threads: usize) -> f64 {
+    /// Operations of one thread.
+    fn work(self) -> f64 {
         const TIMES: usize = 3_000_000;
-        match self {
-            Self::Read => read(thread, threads),
-            // SAFETY: levels are chosen by what the CPU has.
-            #[cfg(target_arch = "x86_64")]
-            _ => unsafe {
-                match (self, Level::current().unwrap()) {
-                    (Self::Tiles, _) => x86::tiles(TIMES),
-                    (Self::Bfloat16, _) => x86::bfloat16(TIMES),
-                    (_, Level::Portable) => portable(TIMES),
-                    (_, Level::Avx2) => x86::avx2(TIMES),
-                    _ => x86::avx512(TIMES),
-                }
-            },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => portable(TIMES),
-        }
+        // SAFETY: levels are chosen by what the CPU has.
+        #[cfg(target_arch = "x86_64")]
+        return unsafe {
+            match (self, Level::current().unwrap()) {
+                (Self::Tiles, _) => x86::tiles(TIMES),
+                (Self::Bfloat16, _) => x86::bfloat16(TIMES),
+                (_, Level::Portable) => portable(TIMES),
+                (_, Level::Avx2) => x86::avx2(TIMES),
+                _ => x86::avx512(TIMES),
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return portable(TIMES);
     }
-}
-
-/// Larger than caches.
-const LEN: usize = 1 << 25;
-
-fn read(thread: usize, threads: usize) -> f64 {
-    static MEMORY: OnceLock<Vec<u64>> = OnceLock::new();
-    let memory = MEMORY.get_or_init(|| (0..LEN as u64).collect());
-    let part = &memory[LEN / threads * thread..][..LEN / threads];
-    let mut sums = [0_u64; 64];
-    for chunk in part.chunks_exact(64) {
-        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum ^= x);
-    }
-    black_box(sums);
-    size_of_val(part) as f64
 }
 
 fn portable(times: usize) -> f64 {

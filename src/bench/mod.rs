@@ -1,0 +1,267 @@
+//! How fast a model is on this machine, its phases apart, and how near that is to what the machine can do.
+//!
+//! A model may be one of a checkpoint, or of random numbers in a published [`shape`]: the time is the same.
+
+mod limits;
+mod measure;
+mod photo;
+pub mod random;
+pub mod report;
+pub mod shape;
+mod table;
+pub mod work;
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::CacheSettings;
+use crate::memory::Demand;
+use crate::models::Model;
+use crate::processor::hd::Layout;
+use measure::{Interrupted, Measuring};
+use report::{ModelFigures, Report};
+use work::Facts;
+
+pub use table::count;
+
+/// What is to be measured: all combinations.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// Tokens of the prompt, without those of pictures.
+    pub prompt_tokens: Vec<usize>,
+    /// Tokens that are generated.
+    pub gen_tokens: Vec<usize>,
+    /// Rows that are computed together.
+    pub batch: Vec<usize>,
+    /// Pictures in the prompt of each row.
+    pub images: Vec<usize>,
+    /// The most tiles a picture is cut into. Says nothing where there are no pictures.
+    pub num_crops: Vec<u32>,
+    /// Positions that are in the cache before the prompt.
+    pub depth: Vec<usize>,
+}
+
+/// One combination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Tokens of the prompt, without those of pictures.
+    pub prompt_tokens: usize,
+    /// Tokens that are generated.
+    pub gen_tokens: usize,
+    /// Rows that are computed together.
+    pub batch: usize,
+    /// Pictures in the prompt of each row.
+    pub images: usize,
+    /// The most tiles a picture is cut into; none without pictures.
+    pub num_crops: Option<u32>,
+    /// Positions that are in the cache before the prompt.
+    pub depth: usize,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Measurements of each point.
+    pub repetitions: usize,
+    /// Rounds before, which are not counted.
+    pub warmup: usize,
+    /// Positions that are computed at once.
+    pub prefill_step_size: usize,
+    /// Bits of packed keys and values.
+    pub kv_bits: Option<i32>,
+}
+
+impl Sweep {
+    /// All combinations, the last list's values first.
+    pub fn points(&self) -> Vec<Point> {
+        let mut points = Vec::new();
+        for &prompt_tokens in &self.prompt_tokens {
+            for &gen_tokens in &self.gen_tokens {
+                for &batch in &self.batch {
+                    for (images, num_crops) in self.pictures() {
+                        for &depth in &self.depth {
+                            points.push(Point { prompt_tokens, gen_tokens, batch, images, num_crops, depth });
+                        }
+                    }
+                }
+            }
+        }
+        points
+    }
+
+    fn pictures(&self) -> Vec<(usize, Option<u32>)> {
+        let cut = |&images: &usize| -> Vec<_> {
+            if images == 0 {
+                return vec![(0, None)];
+            }
+            self.num_crops.iter().map(|&num_crops| (images, Some(num_crops))).collect()
+        };
+        self.images.iter().flat_map(cut).collect()
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "prompt {}, {} generated, batch {}", self.prompt_tokens, self.gen_tokens, self.batch)?;
+        if let Some(num_crops) = self.num_crops {
+            write!(f, ", pictures {}, crops {num_crops}", self.images)?;
+        }
+        if self.depth > 0 {
+            write!(f, ", depth {}", self.depth)?;
+        }
+        Ok(())
+    }
+}
+
+impl Point {
+    /// Positions that the pictures take.
+    fn image_tokens(&self) -> Result<usize> {
+        let Some(num_crops) = self.num_crops else { return Ok(0) };
+        Ok(self.images * Layout::new(photo::WIDTH, photo::HEIGHT, num_crops)?.image_tokens())
+    }
+
+    /// Positions after those that are in the cache already, before the first generated one.
+    fn prompt_len(&self) -> Result<usize> {
+        Ok(self.image_tokens()? + self.prompt_tokens)
+    }
+
+    /// An error unless the model, of which nothing is loaded yet, can do it within `available` bytes.
+    pub fn check(&self, facts: &Facts, settings: &Settings, available: usize) -> Result<()> {
+        ensure!(self.batch > 0 && self.prompt_tokens > 0, "{self}: there is nothing to measure");
+        let has_vision = facts.files.preprocessor.is_some();
+        ensure!(self.images == 0 || has_vision, "--images {}: this model has no vision", self.images);
+        let len = self.depth + self.prompt_len()?;
+        let most = facts.max_position_embeddings;
+        let positions = len.saturating_add(self.gen_tokens);
+        ensure!(positions <= most, "{self}: these are {positions} positions, and the model's context has {most}");
+        if let Some(boundary) = facts.rope_boundary {
+            ensure!(
+                !(len..positions).contains(&boundary),
+                "{self}: the answer goes from {len} to {positions} positions, and after {boundary} this model reads all \
+                 anew; end before, or begin after that (--prompt-tokens, --gen-tokens, --depth)"
+            );
+        }
+        self.check_memory(facts, settings, available)
+    }
+
+    /// Rows share what is in the cache before, but nothing else.
+    fn check_memory(&self, facts: &Facts, settings: &Settings, available: usize) -> Result<()> {
+        let demand = Demand {
+            prompt_tokens: self.depth + self.prompt_len()?,
+            image_tokens: self.image_tokens()?,
+            tiles: self.num_crops.map_or(0, |num_crops| num_crops as usize + 1),
+            max_tokens: self.gen_tokens,
+            prefill_step_size: settings.prefill_step_size,
+            cache: settings.cache(facts)?,
+        };
+        let of_row = facts.memory.cache(&Demand { prompt_tokens: self.prompt_len()?, ..demand });
+        let needed = facts.memory.total(&demand).saturating_add((self.batch - 1).saturating_mul(of_row));
+        ensure!(
+            needed <= available,
+            "{self}: this takes {:.2} GB of memory ({:.2} GB for weights), and {:.2} GB are free; smaller numbers, \
+             --kv-bits 8 or fewer bits (--q-bits) take less",
+            needed as f64 / 1e9,
+            facts.memory.weights as f64 / 1e9,
+            available as f64 / 1e9
+        );
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// How keys and values are kept.
+    fn cache(&self, facts: &Facts) -> Result<CacheSettings> {
+        let Some(bits) = self.kv_bits else { return Ok(CacheSettings::default()) };
+        let shape = facts.memory.cache_shape;
+        let group_size = shape.group_size().with_context(|| {
+            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", shape.head_dim)
+        })?;
+        let packing = Some(crate::cache::KvPacking { bits, group_size, start: 0 });
+        let settings = CacheSettings { max_size: None, packing };
+        shape.check(settings)?;
+        Ok(settings)
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// What is measured.
+    pub point: &'a Point,
+    /// Steps that are done of those for this point: pictures, positions of prompts, tokens of rows.
+    pub done: usize,
+    /// All of them.
+    pub total: usize,
+}
+
+/// Told how far a run is; may break it off.
+pub type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+
+/// What is known before anything is measured but the machine: a report without points.
+pub fn begin(name: &str, random: bool, facts: &Facts, settings: Settings) -> Result<Report> {
+    let weight_bytes = facts.memory.weights;
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION").into(),
+        machine: limits::measure()?,
+        model: ModelFigures {
+            name: name.into(),
+            random,
+            parameters: facts.parameters,
+            weight_bytes,
+            bits_per_weight: 8.0 * weight_bytes as f64 / facts.parameters as f64,
+        },
+        settings,
+        points: Vec::new(),
+    })
+}
+
+/// Measures points, which were checked, and puts them into the report. False if `progress` breaks off.
+pub fn run(
+    report: &mut Report,
+    model: &dyn Model,
+    facts: &Facts,
+    points: &[Point],
+    progress: &mut OnProgress,
+) -> Result<bool> {
+    let mut measuring = Measuring::new(model, facts, report.settings)?;
+    let mut found = Vec::new();
+    for point in points {
+        match measuring.point(point, progress) {
+            Ok(measured) => found.push(measured),
+            Err(error) if error.is::<Interrupted>() => return Ok(false),
+            Err(error) => return Err(error.context(point.to_string())),
+        }
+        // Machines drift: what it can do is looked for all along.
+        limits::improve(&mut report.machine)?;
+    }
+    for measured in found {
+        report.points.push(measured.with_shares(&report.machine));
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_are_products_and_crops_count_where_there_are_pictures() {
+        let sweep = Sweep {
+            prompt_tokens: vec![1, 2],
+            gen_tokens: vec![3],
+            batch: vec![1, 4],
+            images: vec![0, 1],
+            num_crops: vec![4, 16],
+            depth: vec![0, 5],
+        };
+        let points = sweep.points();
+        assert_eq!(points.len(), 2 * 2 * 3 * 2);
+        assert_eq!(points.iter().filter(|point| point.num_crops.is_none()).count(), 8);
+        assert!(points.iter().all(|point| (point.images == 0) == point.num_crops.is_none()));
+        let repeated = points.iter().enumerate().any(|(at, point)| points[..at].contains(point));
+        assert!(!repeated);
+    }
+}

@@ -1,0 +1,272 @@
+//! Published models by name: their `config.json`, and the tensors that it stands for.
+
+use std::cell::LazyCell;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use mlx_rs::{Array, Dtype};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::random::RandomNumbers;
+use crate::checkpoint::config::{GenerationConfig, QuantizedAs, TokenizerConfig, parse};
+use crate::checkpoint::conversion::{Conversion, Settings};
+use crate::checkpoint::quantize::Rule;
+use crate::checkpoint::save::TensorSpec;
+use crate::checkpoint::{ModelFiles, Weights};
+use crate::models::Arch;
+
+/// As published, but for longrope's factors, which no speed depends on.
+const SHAPES: &str = include_str!("shapes.json");
+
+/// A published model without its numbers: in the layout in which its maker publishes it, in bfloat16.
+pub struct Shape {
+    /// What it is called here.
+    pub name: String,
+    /// Its configuration; there are no other files.
+    pub files: ModelFiles,
+    /// Its tensors.
+    pub tensors: Vec<TensorSpec>,
+}
+
+impl Shape {
+    /// All names.
+    pub fn names() -> Vec<String> {
+        table().keys().cloned().collect()
+    }
+
+    /// The shape of this name, with another number of decoder layers if one is given.
+    pub fn find(name: &str, num_hidden_layers: Option<usize>) -> Result<Self> {
+        let mut config = table().remove(name).with_context(|| {
+            format!("--shape {name}: there is no such shape; there are {}", Self::names().join(", "))
+        })?;
+        if let Some(layers) = num_hidden_layers {
+            config["num_hidden_layers"] = layers.into();
+        }
+        fill_rope_factors(&mut config);
+        let tensors = tensors(&config)?;
+        let has_vision = config.get("img_processor").is_some();
+        let files = ModelFiles {
+            folder: PathBuf::from(name),
+            gguf: None,
+            config,
+            generation: GenerationConfig::default(),
+            preprocessor: has_vision.then(|| parse(&json!({}))).transpose()?,
+            tokenizer: TokenizerConfig::default(),
+        };
+        Ok(Self { name: name.to_owned(), files, tensors })
+    }
+
+    /// The same as `phi3v quantize` would make it.
+    pub fn quantized(self, packing: QuantizedAs) -> Result<Self> {
+        let weights = self.weights(None, |_| bail!("nothing is read"))?;
+        let settings = Settings { rule: Some(Rule::uniform(packing)), ..Settings::default() };
+        let conversion = Conversion::new(&self.files, &weights, &settings)?;
+        let (config, tensors) = (conversion.config()?, conversion.outputs().cloned().collect());
+        Ok(Self { name: self.name, tensors, files: ModelFiles { config, ..self.files.clone() } })
+    }
+
+    /// Random numbers of its tensors.
+    pub fn random_weights(&self, dtype: Option<Dtype>) -> Result<Weights> {
+        let packing = self.files.quantization()?.map(|quantization| quantization.default);
+        let numbers = LazyCell::new(move || RandomNumbers::new(packing));
+        self.weights(dtype, move |spec| numbers.tensor(spec))
+    }
+
+    /// Tensors that `make` makes.
+    pub(super) fn weights(
+        &self,
+        dtype: Option<Dtype>,
+        make: impl Fn(&TensorSpec) -> Result<Array> + 'static,
+    ) -> Result<Weights> {
+        let remap = (Arch::of(&self.files)?.remap)(&self.files)?;
+        Weights::made(&self.files, remap, dtype, self.tensors.clone(), make)
+    }
+}
+
+fn table() -> Map<String, Value> {
+    serde_json::from_str(SHAPES).expect("it is part of the program")
+}
+
+/// Rising factors for every pair of a head's numbers, where longrope wants such.
+fn fill_rope_factors(config: &mut Value) {
+    let size = |key: &str| config[key].as_u64().unwrap_or(1);
+    let pairs = size("hidden_size") / size("num_attention_heads") / 2;
+    let factors = |most: f64| -> Vec<f64> {
+        (0..pairs).map(|i| 1.0 + (most - 1.0) * i as f64 / (pairs - 1).max(1) as f64).collect()
+    };
+    if config["rope_scaling"]["type"].is_string() {
+        config["rope_scaling"]["short_factor"] = factors(2.8).into();
+        config["rope_scaling"]["long_factor"] = factors(64.0).into();
+    }
+}
+
+#[derive(Deserialize)]
+struct Sizes {
+    model_type: String,
+    hidden_size: i32,
+    intermediate_size: i32,
+    num_hidden_layers: i32,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: Option<i32>,
+    vocab_size: i32,
+    tie_word_embeddings: bool,
+    img_processor: Option<ImgProcessor>,
+}
+
+#[derive(Deserialize)]
+struct ImgProcessor {
+    #[serde(default)]
+    vision_config: Tower,
+}
+
+/// CLIP-L unless said otherwise.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Tower {
+    hidden_size: i32,
+    intermediate_size: i32,
+    num_hidden_layers: i32,
+}
+
+impl Default for Tower {
+    fn default() -> Self {
+        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
+    }
+}
+
+fn tensors(config: &Value) -> Result<Vec<TensorSpec>> {
+    let sizes: Sizes = parse(config)?;
+    let mut list = List(Vec::new());
+    decoder(&sizes, &mut list);
+    if let Some(img_processor) = &sizes.img_processor {
+        vision(&sizes, &img_processor.vision_config, &mut list);
+    }
+    Ok(list.0)
+}
+
+struct List(Vec<TensorSpec>);
+
+impl List {
+    fn add(&mut self, name: impl Into<String>, shape: &[i32]) {
+        self.0.push(TensorSpec { name: name.into(), dtype: Dtype::Bfloat16, shape: shape.to_vec() });
+    }
+
+    fn with_bias(&mut self, module: &str, shape: &[i32]) {
+        self.add(format!("{module}.weight"), shape);
+        self.add(format!("{module}.bias"), &shape[..1]);
+    }
+}
+
+fn decoder(s: &Sizes, list: &mut List) {
+    let (hidden, intermediate) = (s.hidden_size, s.intermediate_size);
+    let head_dim = s.head_dim.unwrap_or(hidden / s.num_attention_heads);
+    let (queries, keys) = (s.num_attention_heads * head_dim, s.num_key_value_heads * head_dim);
+    list.add("model.embed_tokens.weight", &[s.vocab_size, hidden]);
+    for i in 0..s.num_hidden_layers {
+        let mut add = |name: &str, shape: &[i32]| list.add(format!("model.layers.{i}.{name}"), shape);
+        add("input_layernorm.weight", &[hidden]);
+        if s.model_type.starts_with("phi3") {
+            add("self_attn.qkv_proj.weight", &[queries + 2 * keys, hidden]);
+        } else {
+            for (name, output) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
+                add(&format!("self_attn.{name}.weight"), &[output, hidden]);
+                if s.model_type == "qwen2" {
+                    add(&format!("self_attn.{name}.bias"), &[output]);
+                }
+            }
+        }
+        add("self_attn.o_proj.weight", &[hidden, queries]);
+        add("post_attention_layernorm.weight", &[hidden]);
+        if s.model_type.starts_with("phi3") {
+            add("mlp.gate_up_proj.weight", &[2 * intermediate, hidden]);
+        } else {
+            add("mlp.gate_proj.weight", &[intermediate, hidden]);
+            add("mlp.up_proj.weight", &[intermediate, hidden]);
+        }
+        add("mlp.down_proj.weight", &[hidden, intermediate]);
+    }
+    list.add("model.norm.weight", &[hidden]);
+    if !s.tie_word_embeddings {
+        list.add("lm_head.weight", &[s.vocab_size, hidden]);
+    }
+}
+
+fn vision(s: &Sizes, tower: &Tower, list: &mut List) {
+    let (hidden, clip, intermediate) = (s.hidden_size, tower.hidden_size, tower.intermediate_size);
+    let place = "model.vision_embed_tokens";
+    list.add(format!("{place}.glb_GN"), &[1, 1, 4 * clip]);
+    list.add(format!("{place}.sub_GN"), &[1, 1, 1, 4 * clip]);
+    list.with_bias(&format!("{place}.img_projection.0"), &[hidden, 4 * clip]);
+    list.with_bias(&format!("{place}.img_projection.2"), &[hidden, hidden]);
+    let place = format!("{place}.img_processor.vision_model");
+    list.add(format!("{place}.embeddings.class_embedding"), &[clip]);
+    list.add(format!("{place}.embeddings.patch_embedding.weight"), &[clip, 3, 14, 14]);
+    list.add(format!("{place}.embeddings.position_embedding.weight"), &[577, clip]);
+    list.with_bias(&format!("{place}.pre_layrnorm"), &[clip]);
+    list.with_bias(&format!("{place}.post_layernorm"), &[clip]);
+    for i in 0..tower.num_hidden_layers {
+        let mut add = |name: &str, shape: &[i32]| list.with_bias(&format!("{place}.encoder.layers.{i}.{name}"), shape);
+        for name in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            add(&format!("self_attn.{name}"), &[clip, clip]);
+        }
+        add("mlp.fc1", &[intermediate, clip]);
+        add("mlp.fc2", &[clip, intermediate]);
+        add("layer_norm1", &[clip]);
+        add("layer_norm2", &[clip]);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_quantized::Mode;
+
+    use super::*;
+    use crate::models;
+
+    #[test]
+    fn shapes_have_the_parameters_that_their_makers_count() {
+        let millions = [
+            ("phi-3.5-vision", 4147),
+            ("phi-3.5-mini", 3821),
+            ("phi-3-medium", 13960),
+            ("llama-3.2-1b", 1236),
+            ("llama-3.2-3b", 3213),
+            ("llama-3.1-8b", 8030),
+            ("mistral-7b", 7248),
+            ("qwen2.5-0.5b", 494),
+            ("qwen2.5-7b", 7616),
+            ("gemma-2b", 2506),
+            ("smollm2-1.7b", 1711),
+            ("smollm2-135m", 135),
+        ];
+        assert_eq!(millions.len() + 1, Shape::names().len());
+        for (name, expected) in millions {
+            let numbers: u64 = Shape::find(name, None).unwrap().tensors.iter().map(|spec| spec.bytes() / 2).sum();
+            assert_eq!((numbers + 500_000) / 1_000_000, expected, "{name}");
+        }
+    }
+
+    /// What is missing, left over or of another shape would be an error.
+    #[test]
+    fn shapes_are_those_of_the_models_plain_and_packed() {
+        for name in Shape::names() {
+            let plain = Shape::find(&name, Some(2)).unwrap();
+            let packed = Shape::find(&name, Some(2)).unwrap();
+            let packed = packed.quantized(QuantizedAs::new(Mode::Affine, None, Some(32)).unwrap()).unwrap();
+            assert!(packed.tensors.iter().any(|spec| spec.name == "model.layers.1.mlp.down_proj.scales"), "{name}");
+            for shape in [plain, packed] {
+                let weights = shape.weights(None, |_| unreachable!("nothing is read")).unwrap();
+                models::build(&shape.files, weights.skeleton()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_told_the_known_ones() {
+        let error = Shape::find("phi-4", None).err().unwrap().to_string();
+        assert!(error.contains("--shape phi-4") && error.contains("phi-3.5-vision, phi-3.5-mini"), "{error}");
+    }
+}
