@@ -19,7 +19,7 @@ const TOKENS: usize = 48;
 
 fn main() {
     let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let folder = folder.map_or_else(|| "target/bench/phi3.5-mini-4bit".into(), PathBuf::from);
+    let folder = folder.map_or_else(|| "target/bench/phi-3.5-mini-4bit".into(), PathBuf::from);
     if !folder.is_dir() {
         // `cargo test` runs benchmarks, too.
         println!("{} is not there: python3 benches/peers/run.py makes it", folder.display());

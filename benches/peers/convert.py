@@ -19,10 +19,10 @@ from run import PHI3V, ROOT, WORK, python, run
 
 
 def checkpoint():
-    out = ROOT / "target/slow/phi3.5-vision-32"
+    out = ROOT / "target/slow/phi-3.5-vision-32"
     if not (out / "complete").exists():
         shutil.rmtree(out, ignore_errors=True)
-        options = ["--shape", "phi3.5-vision", "--tokenizer", "tests/golden/phi3v-tiny"]
+        options = ["--shape", "phi-3.5-vision", "--tokenizer", "tests/golden/phi3v-tiny"]
         run("cargo", "run", "--release", "--quiet", "--example", "random_checkpoint", "--", *options, out, cwd=ROOT)
         (out / "complete").touch()
     return out

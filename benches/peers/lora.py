@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "target/bench/phi3.5-mini-4bit"
+MODEL = ROOT / "target/bench/phi-3.5-mini-4bit"
 PYTHON = ROOT / "target/slow/peft/bin/python"
 
 

@@ -91,10 +91,10 @@ def main():
     native = llama("native", "-DGGML_NATIVE=ON")
     on = ["-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON"]
     avx2 = llama("avx2", "-DGGML_NATIVE=OFF", *on)
-    gguf = WORK / "phi3.5-mini-q4_0.gguf"
+    gguf = WORK / "phi-3.5-mini-q4_0.gguf"
     if not gguf.exists():
         run(WORK / "venv-llama/bin/python", HERE / "gguf_random.py", gguf)
-    mini, vision, short = checkpoint("phi3.5-mini"), checkpoint("phi3.5-vision"), checkpoint("phi3.5-mini", 2)
+    mini, vision, short = checkpoint("phi-3.5-mini"), checkpoint("phi-3.5-vision"), checkpoint("phi-3.5-mini", 2)
 
     rows = {}
 

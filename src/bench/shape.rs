@@ -25,6 +25,8 @@ pub struct Shape {
     pub name: String,
     /// Its configuration; there are no other files.
     pub files: ModelFiles,
+    /// Numbers in all tensors.
+    pub parameters: u64,
     /// Its tensors.
     pub tensors: Vec<TensorSpec>,
 }
@@ -54,7 +56,8 @@ impl Shape {
             preprocessor: has_vision.then(|| parse(&json!({}))).transpose()?,
             tokenizer: TokenizerConfig::default(),
         };
-        Ok(Self { name: name.to_owned(), files, tensors })
+        let parameters = tensors.iter().map(|spec| spec.bytes() / 2).sum();
+        Ok(Self { name: name.to_owned(), files, parameters, tensors })
     }
 
     /// The same as `phi3v quantize` would make it.
@@ -63,7 +66,8 @@ impl Shape {
         let settings = Settings { rule: Some(Rule::uniform(packing)), ..Settings::default() };
         let conversion = Conversion::new(&self.files, &weights, &settings)?;
         let (config, tensors) = (conversion.config()?, conversion.outputs().cloned().collect());
-        Ok(Self { name: self.name, tensors, files: ModelFiles { config, ..self.files.clone() } })
+        let files = ModelFiles { config, ..self.files.clone() };
+        Ok(Self { files, tensors, ..self })
     }
 
     /// Random numbers of its tensors.
@@ -244,8 +248,8 @@ mod tests {
         ];
         assert_eq!(millions.len() + 1, Shape::names().len());
         for (name, expected) in millions {
-            let numbers: u64 = Shape::find(name, None).unwrap().tensors.iter().map(|spec| spec.bytes() / 2).sum();
-            assert_eq!((numbers + 500_000) / 1_000_000, expected, "{name}");
+            let parameters = Shape::find(name, None).unwrap().parameters;
+            assert_eq!((parameters + 500_000) / 1_000_000, expected, "{name}");
         }
     }
 

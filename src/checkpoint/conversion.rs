@@ -216,7 +216,7 @@ impl<'a> Conversion<'a> {
             None => companions(&self.files.folder)?.iter().try_for_each(|file| copy_file(file, folder))?,
         }
         let outputs: Vec<TensorSpec> = self.outputs().cloned().collect();
-        let mut shards = Shards::create(folder, &outputs, SHARD_BYTES)?;
+        let mut shards = Shards::create(folder, "mlx", &outputs, SHARD_BYTES)?;
         // Copying into the system's file cache takes as long as packing: both at once, with nothing waiting between.
         let (sender, receiver) = mpsc::sync_channel::<Vec<(String, Array)>>(0);
         let shards = std::thread::scope(|scope| {

@@ -51,8 +51,8 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Makes the files in `folder`, with their headers.
-    pub fn create(folder: &Path, tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self> {
+    /// Makes the files in `folder`, with their headers, which say whose `format` it is: `mlx` or, as published, `pt`.
+    pub fn create(folder: &Path, format: &str, tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self> {
         let shards = split(tensors, shard_bytes);
         let mut made = Self {
             files: Vec::new(),
@@ -65,16 +65,16 @@ impl Shards {
                 1 => "model.safetensors".to_owned(),
                 count => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
             };
-            made.add(folder, name.clone(), shard).with_context(|| format!("cannot write {name}"))?;
+            made.add(folder, name.clone(), format, shard).with_context(|| format!("cannot write {name}"))?;
         }
         Ok(made)
     }
 
-    fn add(&mut self, folder: &Path, name: String, tensors: &[&TensorSpec]) -> Result<()> {
+    fn add(&mut self, folder: &Path, name: String, format: &str, tensors: &[&TensorSpec]) -> Result<()> {
         // Large elements first, so that all are aligned.
         let mut tensors = tensors.to_vec();
         tensors.sort_by_key(|spec| std::cmp::Reverse(item_size(spec.dtype)));
-        let header = header(&tensors, HashMap::from([("format".to_owned(), "mlx".to_owned())]))?;
+        let header = header(&tensors, HashMap::from([("format".to_owned(), format.to_owned())]))?;
         let mut file = File::create(folder.join(&name))?;
         file.write_all(&header)?;
         let mut at = header.len() as u64;

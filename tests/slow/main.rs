@@ -73,10 +73,10 @@ fn smollm2() -> PathBuf {
 
 /// Phi-3.5-vision's shape with random weights; of 32 layers 8.3 GB.
 fn phi3_5_vision(layers: u32) -> PathBuf {
-    let folder = work().join(format!("phi3.5-vision-{layers}"));
+    let folder = work().join(format!("phi-3.5-vision-{layers}"));
     if !folder.join("complete").exists() {
         let _ = fs::remove_dir_all(&folder);
-        let args = ["run", "--release", "--quiet", "--example", "random_checkpoint", "--", "--shape", "phi3.5-vision"];
+        let args = ["run", "--release", "--quiet", "--example", "random_checkpoint", "--", "--shape", "phi-3.5-vision"];
         let mut make = Command::new(env!("CARGO"));
         make.current_dir(root()).args(args).arg("--num-hidden-layers").arg(layers.to_string());
         run(make.arg("--tokenizer").arg(root().join("tests/golden/phi3v-tiny")).arg(&folder));

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod batch;
+mod bench;
 mod chat;
 mod checkpoint;
 mod cli;

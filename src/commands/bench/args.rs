@@ -82,17 +82,18 @@ impl From<SweepArgs> for Sweep {
 }
 
 /// How a shape's matrices are packed
+// That these conflict with --model is said, too: clap forgets that a flag requires --shape where --model forbids it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Quantization of a shape")]
 pub(super) struct PackingArgs {
     /// Bits of a weight: 2, 3, 4, 5, 6 or 8 [default: 16, or as the next two want it]
-    #[arg(long, value_name = "N", requires = "shape")]
+    #[arg(long, value_name = "N", requires = "shape", conflicts_with = "model")]
     q_bits: Option<i32>,
     /// Consecutive weights that share a scale: 32, 64 or 128 [default: 64, of mxfp4 and mxfp8 32, of nvfp4 16]
-    #[arg(long, value_name = "N", requires = "shape")]
+    #[arg(long, value_name = "N", requires = "shape", conflicts_with = "model")]
     q_group_size: Option<i32>,
     /// Number format [default: affine]
-    #[arg(long, value_name = "MODE", requires = "shape")]
+    #[arg(long, value_name = "MODE", requires = "shape", conflicts_with = "model")]
     q_mode: Option<ModeArg>,
 }
 

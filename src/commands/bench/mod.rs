@@ -185,8 +185,7 @@ fn list_shapes() -> Result<ExitCode> {
     let mut out = std::io::stdout();
     for name in Shape::names() {
         let shape = Shape::find(&name, None)?;
-        let bytes: u64 = shape.tensors.iter().map(|tensor| tensor.bytes()).sum();
-        let parameters = bench::count(bytes / 2);
+        let parameters = bench::count(shape.parameters);
         let vision = if shape.files.preprocessor.is_some() { "pictures" } else { "text" };
         let source = shape.files.config["_name_or_path"].as_str().unwrap_or_default();
         writeln!(out, "{name:<16} {parameters:>8}  {vision:<8}  {source}")?;

@@ -78,7 +78,7 @@ fn tensors_beyond_the_limit_go_into_further_files() {
             shape: array.shape().to_vec(),
         })
         .collect();
-    let mut shards = Shards::create(&place.model(), &specs, 4 * 60).unwrap();
+    let mut shards = Shards::create(&place.model(), "mlx", &specs, 4 * 60).unwrap();
     for ((name, _), array) in sizes.iter().zip(&values) {
         array.eval().unwrap();
         shards.write(name, array).unwrap();
@@ -99,9 +99,9 @@ fn tensors_beyond_the_limit_go_into_further_files() {
 fn a_tensor_that_was_announced_must_come() {
     let place = tempfile::tempdir().unwrap();
     let spec = TensorSpec { name: "a".into(), dtype: mlx_rs::Dtype::Float32, shape: vec![2] };
-    let shards = Shards::create(place.path(), std::slice::from_ref(&spec), 100).unwrap();
+    let shards = Shards::create(place.path(), "mlx", std::slice::from_ref(&spec), 100).unwrap();
     assert!(shards.finish(place.path(), 2).is_err());
-    let mut shards = Shards::create(place.path(), &[spec], 100).unwrap();
+    let mut shards = Shards::create(place.path(), "mlx", &[spec], 100).unwrap();
     assert!(shards.write("a", &Array::zeros::<f32>(&[3]).unwrap()).is_err());
     assert!(shards.write("b", &Array::zeros::<f32>(&[2]).unwrap()).is_err());
 }
