@@ -31,6 +31,7 @@ complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "man" -d 'Write the man pages into a folder'
@@ -328,6 +329,42 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quantize-vision
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l report -d 'Measure how far predictions move, and print it; also written into the new folder, as quantization_report.json'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l shape -d 'A published model\'s shape, filled with random numbers: as fast as the model, and nothing is downloaded' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s p -l prompt-tokens -d 'Tokens of the prompt, besides those of pictures; several, separated by commas, as in all that follow' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s n -l gen-tokens -d 'Tokens to generate; 0 for none' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s b -l batch -d 'Rows that are computed together' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s i -l images -d 'Pictures in the prompt, photos of 3 megapixels' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l num-crops -d 'The most tiles a picture is cut into' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s d -l depth -d 'Positions that are in the cache before the prompt' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s r -l repetitions -d 'Measurements of each combination' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l warmup -d 'Rounds before them that do not count' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s o -l output -d 'Write the report as JSON to this file, too' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l compare -d 'Tell how speeds changed since this report of the same machine and model was written' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l max-regression -d 'Fail where a phase lost more of its median speed than this, and no repetition was as fast as the slowest then' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l q-bits -d 'Bits of a weight: 2, 3, 4, 5, 6 or 8 [default: 16, or as the next two want it]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l q-group-size -d 'Consecutive weights that share a scale: 32, 64 or 128 [default: 64, of mxfp4 and mxfp8 32, of nvfp4 16]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l q-mode -d 'Number format [default: affine]' -r -f -a "affine\t'Integers with a scale and an offset for each group: 2 to 8 bits'
+mxfp4\t'OCP\'s 4-bit floats in groups of 32'
+nvfp4\t'NVIDIA\'s 4-bit floats in groups of 16'
+mxfp8\t'OCP\'s 8-bit floats in groups of 32'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l prefill-step-size -d 'Positions of prompts per step' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l list-shapes -d 'List the shapes there are, and end'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l json -d 'Print the report as one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l markdown -d 'Print the report as a Markdown table'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s m -l model -d 'Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -s g -l golden -d 'Folder with recordings of the reference implementation; folders below it are searched, too' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand verify" -l prefill-step-size -d 'Prefill in steps of so many positions; several, separated by commas, must all give the same' -r
@@ -341,15 +378,16 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "export" -d 'Write an adapter as another program wants it'

@@ -38,13 +38,16 @@ pub struct Remap {
     pub transpose: fn(&str, &[i32]) -> Option<&'static [i32]>,
 }
 
+/// Makes a tensor as it is described.
+type Make = dyn Fn(&TensorSpec) -> Result<Array>;
+
 /// What the tensors lie in.
 enum Store {
     /// Safetensors files.
     Shards(Vec<MappedFile>),
     Gguf(Rc<Gguf>),
     /// Nothing: they are made when they are taken.
-    Made(Vec<TensorSpec>, Box<dyn Fn(&TensorSpec) -> Result<Array>>),
+    Made(Vec<TensorSpec>, Box<Make>),
 }
 
 /// Where one tensor lies, and what is to become of it.
