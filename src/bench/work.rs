@@ -62,10 +62,8 @@ impl Facts {
         let item_size = item_size(weights.float_dtype());
         let memory = ModelMemory::of(files, weights.bytes_in_memory(), item_size)?;
         let tied = weights.bytes_of(|name| name.starts_with("lm_head.")) == 0;
-        let is_read = |name: &str| {
-            let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
-            (arch.role)(module) == Role::Text && (tied || module != "model.embed_tokens")
-        };
+        let is_read =
+            |name: &str| (arch.role)(name) == Role::Text && (tied || !name.starts_with("model.embed_tokens."));
         let weight_bytes = weights.bytes_of(is_read);
         let (model, parts) = models::build_with_parts(files, weights.skeleton())?;
         let text = parts.linears.iter().filter(|(path, _)| (arch.role)(path) == Role::Text && *path != "lm_head");
