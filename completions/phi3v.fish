@@ -29,6 +29,7 @@ complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print vers
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the model, about pictures or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
@@ -49,7 +50,7 @@ bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-k -d 'Only the K best tokens; 0 for all' -r
@@ -79,7 +80,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l choose -d 'Choo
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l constrain -d 'Come to this phrase within some tokens, where it fits best; repeat it for several, one after the other' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l within -d 'The most tokens before each phrase' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l early-stop -d 'From N tokens on, end where the model could have ended well' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l input -d 'Answer the prompts in this file, a JSON object a line, in place of --prompt' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l input -d 'Answer the prompts in this file, a JSON object a line or a row of a Parquet file, in place of --prompt' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l output -d 'Where the answers go, a JSON object a line in the order of the rows; - for stdout' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-batch-size -d 'The most rows that are answered at once [default: 8]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l ignore-chat-template -d 'Send the prompt as it is, without the checkpoint\'s chat template'
@@ -106,7 +107,7 @@ bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s i -l image -d 'A picture for the first question: a file, an http(s) address or a data: address' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several in a question [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l top-k -d 'Only the K best tokens; 0 for all' -r
@@ -146,12 +147,12 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-crops -d 'Pictures are cut into at most so many tiles, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
 false\t''"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l batch-size -d 'The most rows that are read at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l val-split -d 'Hold this share of the rows out for validation, where there is no valid.jsonl' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l pack -d 'Fill batches with as many rows as fit into so many positions, in place of --batch-size' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-ratios -d 'Learn each row once more for each of these shares, with that share of the question hidden and the loss divided by 10^(10 · share), as Phi-3-Vision-MLX does it' -r
@@ -214,12 +215,12 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l num-crops -d 'Pictures are cut into at most so many tiles, or auto: 16 for one picture, 4 each for several [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
 false\t''"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l batch-size -d 'The most rows that are read at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l json -d 'Print one JSON object'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s v -l verbose -d 'Tell more about what is done, on stderr'
@@ -258,6 +259,217 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "export" -d 'Write an adapter as another program wants it'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -s h -l help -d 'Print help'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "caption" -d 'How near captions of pictures are to people\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l window -d 'Positions of a window of a text file [default: 2048, or the model\'s context where that is shorter]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l stride -d 'Tokens that each window predicts, with what is before them in the window [default: all but the first]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones [default: the model\'s context]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l shuffle -d 'Take random rows for --limit'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l resume -d 'Go on where an earlier run of the same command ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l force -d 'Replace the output if it exists'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l reference -d 'The model to measure from: a folder, a GGUF file or an id, with the same vocabulary' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l window -d 'Positions of a window of a text file [default: 2048, or the model\'s context where that is shorter]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l stride -d 'Tokens that each window predicts, with what is before them in the window [default: all but the first]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones [default: the model\'s context]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l shuffle -d 'Take random rows for --limit'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l resume -d 'Go on where an earlier run of the same command ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l force -d 'Replace the output if it exists'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l by -d 'Which option counts as chosen' -r -f -a "likelihood\t'The option whose text is the likeliest answer, for its length'
+letter-likelihood\t'The option whose letter is the likeliest answer to the question with all options'
+letter\t'The option whose letter the model answers'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l instruction -d 'Add this to every question, on a line of its own' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l kv-group-size -d 'Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the model\'s head_dim]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l image-cache-bytes -d 'The most bytes in that folder' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l shuffle -d 'Take random rows for --limit'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l resume -d 'Go on where an earlier run of the same command ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l force -d 'Replace the output if it exists'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l ignore-chat-template -d 'Send questions as they are, without the checkpoint\'s chat template'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l metric -d 'What counts as right: exact, relaxed, vqa, anls, f1, regex; several with commas, the first counts most' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l instruction -d 'Add this to every question, on a line of its own' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l kv-group-size -d 'Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the model\'s head_dim]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l image-cache-bytes -d 'The most bytes in that folder' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l shuffle -d 'Take random rows for --limit'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l resume -d 'Go on where an earlier run of the same command ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l force -d 'Replace the output if it exists'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l ignore-chat-template -d 'Send questions as they are, without the checkpoint\'s chat template'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l metric -d 'What is measured; several with commas, the first counts most' -r -f -a "bleu\t'Words in a row, as sacrebleu counts them: 0 to 100'
+rouge-l\t'The longest common subsequence, as rouge-score has it: 0 to 1'
+cider\t'Agreement on what is rare elsewhere, as pycocoevalcap has it: 0 to 10'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s p -l prompt -d 'What is asked about pictures of rows without a prompt' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l revision -d 'Branch, tag or commit of a hub model' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
+float32\t'32-bit floats: exact, twice the memory'
+float16\t'16-bit IEEE floats'
+bfloat16\t'16-bit floats with the range of 32-bit ones'"
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s s -l system -d 'What the model should know beforehand: the system message' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l instruction -d 'Add this to every question, on a line of its own' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l kv-group-size -d 'Consecutive numbers of packed keys and values that share a scale [default: the largest of 64 and 32 that divides the model\'s head_dim]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l image-cache-bytes -d 'The most bytes in that folder' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l shuffle -d 'Take random rows for --limit'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l skip-bad -d 'Go on without the rows that are bad'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l resume -d 'Go on where an earlier run of the same command ended'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l force -d 'Replace the output if it exists'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l json -d 'Print one JSON object'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s q -l quiet -d 'Print only the result, warnings and errors'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s v -l verbose -d 'Tell more about what is done, on stderr'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l ignore-chat-template -d 'Send questions as they are, without the checkpoint\'s chat template'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s V -l version -d 'Print version'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "caption" -d 'How near captions of pictures are to people\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l gguf -d 'A GGUF file in place of a checkpoint\'s folder' -r -F
@@ -378,16 +590,22 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora convert quantize bench verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "export" -d 'Write an adapter as another program wants it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "caption" -d 'How near captions of pictures are to people\'s'

@@ -57,6 +57,7 @@ pub(super) fn run(engine: &Engine, prompt: Prompt, args: &FormArgs) -> Result<Op
         })?;
         let Some(phrased) = phrased else { return Ok(None) };
         prompt = prompt.followed_by(&phrased.tokens);
+        prompt.text += &phrased.text;
         formed.text.clone_from(&phrased.text);
         formed.phrased = Some(phrased);
     }

@@ -59,13 +59,11 @@ impl Posed {
             (By::Likelihood, Form::Question) => question.text.clone(),
             (By::Letter | By::LetterLikelihood, _) => asked_for(&lettered(&question)),
         };
-        let blank = if plain { " " } else { "" };
-        let texts: Vec<String> = match by {
+        let continuations: Vec<String> = match by {
             By::Likelihood => question.options.clone(),
             By::LetterLikelihood => (0..question.options.len()).map(|at| letter(at).to_string()).collect(),
             By::Letter => Vec::new(),
         };
-        let continuations: Vec<String> = texts.iter().map(|text| format!("{blank}{text}")).collect();
         let record = Record {
             row: number,
             id: question.id,
@@ -124,11 +122,10 @@ fn judge(engine: &Engine, asked: &Asked, continuations: &[String], defaults: &De
 }
 
 /// A record with the likelihoods of its options, of which these texts were scored. As lm-eval has them, the score `accuracy`
-/// goes by the likelihoods, and `accuracy_norm` and the answer by the likelihoods per character of a text, which the blank
-/// before it is no part of.
+/// goes by the likelihoods, and `accuracy_norm` and the answer by the likelihoods per character of a text.
 pub fn judge_likelihoods(record: Record, texts: &[String], log_likelihoods: Vec<f64>) -> Record {
     let best = likeliest(log_likelihoods.iter().copied());
-    let len = |text: &String| text.trim_start().chars().count().max(1) as f64;
+    let len = |text: &String| text.chars().count().max(1) as f64;
     let best_by_length = likeliest(log_likelihoods.iter().zip(texts).map(|(log, text)| log / len(text)));
     let scores = [("accuracy", best), ("accuracy_norm", best_by_length)];
     Record {

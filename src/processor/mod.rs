@@ -155,8 +155,9 @@ impl Processor {
     /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
     /// before the text of the first user message, each on a line of its own.
     pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
+        let images = self.tiles(images, num_crops)?;
         let (text, segments) = self.read_conversation(messages, images.len())?;
-        Ok(Prompt { text, segments, images: self.tiles(images, num_crops)? })
+        Ok(Prompt { text, segments, images })
     }
 
     /// The text and the segments of [`Self::prepare`], for so many pictures.
@@ -201,13 +202,16 @@ impl Processor {
         self.tokenize(text, images, true)
     }
 
-    /// Ids of an answer as the model would write it after a prompt with this text.
+    /// Ids of an answer as the model would write it after a prompt with this text: with a blank before it, unless the text
+    /// ends with one, with a line's end or a special token.
     pub fn encode_answer(&self, prompt: &str, answer: &str) -> Result<Vec<u32>> {
         let before = match self.pieces(prompt).pop() {
             Some(Piece::Text(text)) => text,
             _ => "",
         };
-        self.tokenizer.encode_on(before, answer)
+        let apart = before.is_empty() || before.ends_with(char::is_whitespace) || self.tokenizer.ends_specially(before);
+        let blank = if apart { "" } else { " " };
+        self.tokenizer.encode_on(before, &[blank, answer].concat())
     }
 
     /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered

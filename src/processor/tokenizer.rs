@@ -73,6 +73,12 @@ impl Tokenizer {
         self.inner.decode(ids, !special).map_err(|e| anyhow!("cannot decode token ids: {e}"))
     }
 
+    /// Whether a text ends with the name of a special token.
+    pub fn ends_specially(&self, text: &str) -> bool {
+        let mut added = self.inner.get_added_tokens_decoder().into_values();
+        added.any(|token| token.special && text.ends_with(&token.content))
+    }
+
     /// The id of a token by its exact name.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

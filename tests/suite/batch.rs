@@ -496,7 +496,7 @@ fn options_are_scored_as_if_each_was_alone() {
     for engine in [tiny(), engine(folder.path(), EngineOptions::default())] {
         let prompt = ask(&engine, "Which one?", &[picture(6)], 1).prompt;
         let options = ["yes", "yes indeed", "no", "a very long answer with many words"].map(str::to_owned);
-        let ids = options.clone().map(|option| engine.processor().tokenizer.encode(&option, false).unwrap());
+        let ids = options.clone().map(|option| engine.processor().encode_answer(&prompt.text, &option).unwrap());
         let choice = engine.choose(&prompt, &options).unwrap();
         let mut expected = ids.clone().map(|ids| {
             let mut sequence = Sequence::new(engine.model(), &prompt).unwrap();

@@ -206,6 +206,7 @@ fn nothing_is_measured_or_written_that_makes_no_sense() {
     fails(2, &with(&["--max-regression", "10%"]), "--compare");
     fails(2, &with(&["--compare", "x", "--max-regression", "100%"]), "such as 10%");
     fails(2, &with(&["--model", "x"]), "cannot be used with");
+    fails(2, &["bench"], "--shape <NAME>");
     fails(2, &with(&["--json", "--markdown"]), "cannot be used with");
     fails(2, &["--model", "x", "--q-bits", "4"], "cannot be used with");
     fails(2, &["--q-bits", "4"], "--shape");

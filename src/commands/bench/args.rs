@@ -12,7 +12,7 @@ use crate::cli::{ModeArg, ModelArgs, OutputArgs, bytes};
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// A published model's shape, filled with random numbers: as fast as the model, and nothing is downloaded
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "revision", "adapters"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "revision", "adapters"], required_unless_present_any = ["model", "list_shapes"])]
     pub(super) shape: Option<String>,
     /// List the shapes there are, and end
     #[arg(long)]

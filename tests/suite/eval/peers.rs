@@ -35,9 +35,8 @@ fn accuracies_are_those_of_lm_eval() {
     let judged = recorded["rows"].as_array().unwrap().iter().zip(1..).map(|(row, number)| {
         let options: Vec<String> = serde_json::from_value(row["options"].clone()).unwrap();
         let right = options[row["right"].as_u64().unwrap() as usize].clone();
-        let texts: Vec<String> = options.iter().map(|option| format!(" {option}")).collect();
-        let record = Record { row: number, options, references: vec![right], ..Record::default() };
-        let record = judge_likelihoods(record, &texts, numbers(&row["log_likelihoods"]));
+        let record = Record { row: number, options: options.clone(), references: vec![right], ..Record::default() };
+        let record = judge_likelihoods(record, &options, numbers(&row["log_likelihoods"]));
         for (ours, theirs) in [("accuracy", "acc"), ("accuracy_norm", "acc_norm")] {
             assert_eq!(record.scores[ours], row[theirs], "{row}");
         }
