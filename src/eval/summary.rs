@@ -1,6 +1,6 @@
 //! The figures that records add up to, and how far two models are apart.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -84,14 +84,17 @@ impl Summary {
     pub fn new(task: &Task, model: &str, records: &[Record], seed: u64) -> Result<Self> {
         ensure!(!records.is_empty(), "there are no rows to sum up");
         let figures = task.statistics(records)?.iter().map(|statistic| statistic.estimate(seed)).collect();
-        let names: BTreeSet<&String> = records.iter().filter_map(|record| record.group.as_ref()).collect();
-        let group = |name: &String| {
-            let of_group = |record: &&Record| record.group.as_ref() == Some(name);
-            let records: Vec<Record> = records.iter().filter(of_group).cloned().collect();
+        let mut groups: BTreeMap<&String, Vec<Record>> = BTreeMap::new();
+        for record in records {
+            if let Some(name) = &record.group {
+                groups.entry(name).or_default().push(record.clone());
+            }
+        }
+        let group = |(name, records): (&String, Vec<Record>)| {
             let Some(first) = task.statistics(&records)?.into_iter().next() else { bail!("no figure is asked for") };
             Ok(Group { name: name.clone(), figure: first.estimate(seed) })
         };
-        let groups = if names.len() > 1 { names.into_iter().map(group).collect::<Result<_>>()? } else { Vec::new() };
+        let groups = if groups.len() > 1 { groups.into_iter().map(group).collect::<Result<_>>()? } else { Vec::new() };
         let (task, model) = (task.name(), model.to_owned());
         let positions = Positions::of(records);
         Ok(Self { task, model, rows: records.len(), figures, groups, positions, comparison: None })

@@ -51,7 +51,7 @@ pub(super) struct DataArgs {
 /// Arguments of training
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
-    /// What to learn: a file of JSON lines, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl
+    /// What to learn: a file of JSON lines or Parquet, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl
     ///
     /// Rows are {"messages": [{"role": "user", "content": "..."}, ...], "images": ["cat.jpg"]}, where content is a text,
     /// with <|image_1|> for the first picture, or a list of parts; {"prompt": "...", "completion": "...", "image": "..."};
