@@ -159,15 +159,12 @@ pub fn by_position(reference: &Array, ours: &Array, ids: &[u32]) -> Result<Vec<P
 
 /// Of logits `[positions, vocab_size]`.
 fn divergence(reference: &Array, ours: &Array) -> Result<Divergence> {
-    let (positions, vocab_size) = (reference.dim(0) as usize, reference.dim(1) as usize);
-    let (reference, ours) = (reference.try_as_slice::<f32>()?, ours.try_as_slice::<f32>()?);
-    let rows = parallel(positions, |row| {
-        let range = row * vocab_size..(row + 1) * vocab_size;
-        Distribution::of(&reference[range.clone()]).divergence(&Distribution::of(&ours[range]))
-    });
-    let same = rows.iter().filter(|(_, same)| *same).count();
+    let positions = reference.dim(0) as usize;
+    let found = by_position(reference, ours, &vec![0; positions])?;
     let mean = |sum: f64| sum / positions.max(1) as f64;
-    Ok(Divergence { kl: mean(rows.iter().map(|(kl, _)| kl).sum()), top1_agreement: mean(same as f64), positions })
+    let same = found.iter().filter(|position| position.same).count();
+    let kl = found.iter().map(|position| position.kl).sum();
+    Ok(Divergence { kl: mean(kl), top1_agreement: mean(same as f64), positions })
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let mut rows = RowFile::open(&input)?;
     match to_stdout {
         true => ensure!(!resume && !force, "--output - cannot be resumed or replaced; name a file"),
-        false => check_output(&path, &input, resume || force)?,
+        false => check_output("--output", &path, &input, resume || force)?,
     }
     let scan = RowFile::scan(&input)?;
     let mut opened = session::open(model, &ui)?;
@@ -102,16 +102,20 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(interrupt::EXIT_CODE))
 }
 
-pub(super) fn check_output(path: &Path, input: &Path, may_exist: bool) -> Result<()> {
+/// An error unless what `flag` names can be written.
+pub(super) fn check_output(flag: &str, path: &Path, input: &Path, may_exist: bool) -> Result<()> {
     if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize()) {
-        ensure!(input != output, "--output {}: that is the input", path.display());
+        ensure!(input != output, "{flag} {}: that is the input", path.display());
     }
     if path.exists() {
         ensure!(may_exist, "{} exists; --resume goes on with it, --force replaces it", path.display());
-        ensure!(path.is_file(), "--output {}: that is no file", path.display());
+        ensure!(path.is_file(), "{flag} {}: that is no file", path.display());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(folder.is_dir(), "--output {}: there is no folder {}", path.display(), folder.display());
+    ensure!(folder.is_dir(), "{flag} {}: there is no folder {}", path.display(), folder.display());
+    // Not after an hour.
+    tempfile::tempfile_in(folder)
+        .with_context(|| format!("{flag} {}: nothing can be written there", path.display()))?;
     Ok(())
 }
 

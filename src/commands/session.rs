@@ -85,15 +85,19 @@ impl Opened {
         self.adapters.iter().map(of).collect()
     }
 
-    /// An error unless answers can follow the grammar.
-    pub(super) fn check_grammar(&mut self, grammar: &Grammar) -> Result<()> {
+    /// How many tokens have a logit.
+    pub(super) fn vocab_size(&self) -> Result<usize> {
         #[derive(Deserialize)]
         struct Size {
             vocab_size: usize,
         }
-        let Size { vocab_size } = self.files.parse()?;
+        Ok(self.files.parse::<Size>()?.vocab_size)
+    }
+
+    /// An error unless answers can follow the grammar.
+    pub(super) fn check_grammar(&mut self, grammar: &Grammar) -> Result<()> {
         let tokenizer = &self.processor.tokenizer;
-        let vocabulary = Vocabulary::new(tokenizer, vocab_size, &stop_tokens(&self.files, tokenizer)?)?;
+        let vocabulary = Vocabulary::new(tokenizer, self.vocab_size()?, &stop_tokens(&self.files, tokenizer)?)?;
         vocabulary.constraint(grammar)?;
         self.vocabulary = Some(vocabulary);
         Ok(())

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::question::group;
 use super::record::{OnRecord, Record};
 use crate::engine::Engine;
 use crate::engine::queue::{self, Progress};
@@ -52,11 +53,13 @@ impl Asking {
         sizes: &mut PictureSizes,
     ) -> Result<(Asked, Vec<String>)> {
         let id = fields.take("id", "a value")?;
-        let group = fields.take_first::<Value>(&["group", "category", "question_type"], "a text")?;
+        let group = group(&mut fields)?;
         let mut references = Vec::new();
         for key in REFERENCES {
             if let Some(value) = fields.take::<Value>(key, "a text or a list of texts")? {
                 references = texts(&value).with_context(|| format!("{key}: texts are expected"))?;
+            }
+            if !references.is_empty() {
                 break;
             }
         }
@@ -69,13 +72,21 @@ impl Asking {
             ensure!(references.is_empty(), "the row's messages end with an answer, and it has another one beside them");
             references.push(answer.content);
         }
+        if let Some(instruction) = &self.instruction {
+            let text = match &mut row.ask {
+                Ask::Text(text) => Some(text),
+                Ask::Chat(messages) => {
+                    messages.iter_mut().rfind(|message| message.role == "user").map(|message| &mut message.content)
+                }
+            };
+            text.context("nobody asks anything in these messages")?.extend(["\n", instruction]);
+        }
         ensure!(
             references.iter().any(|reference| !reference.trim().is_empty()),
             "the row has no right answer; one of {} is expected",
             REFERENCES.join(", ")
         );
         let unused = row.other.left().map(str::to_owned).collect();
-        let group = group.map(|group| group.as_str().map_or_else(|| group.to_string(), str::to_owned));
         let record = Record { row: number, id, group, references, ..Record::default() };
         Ok((self.ask(record, row, processor, sizes)?, unused))
     }
@@ -92,17 +103,8 @@ impl Asking {
         Ok(())
     }
 
-    /// Adds what is added to every question, and makes sure that it can be asked.
-    pub fn ask(&self, record: Record, mut row: Row, processor: &Processor, sizes: &mut PictureSizes) -> Result<Asked> {
-        if let Some(instruction) = &self.instruction {
-            let text = match &mut row.ask {
-                Ask::Text(text) => Some(text),
-                Ask::Chat(messages) => {
-                    messages.iter_mut().rfind(|message| message.role == "user").map(|message| &mut message.content)
-                }
-            };
-            text.context("nobody asks anything in these messages")?.extend(["\n", instruction]);
-        }
+    /// Makes sure that a question can be asked.
+    pub fn ask(&self, record: Record, row: Row, processor: &Processor, sizes: &mut PictureSizes) -> Result<Asked> {
         let positions = row.check(processor, &self.defaults, sizes)?;
         let most = self.max_position_embeddings;
         ensure!(
@@ -159,10 +161,14 @@ pub fn answer(
     let mut left = asked.iter();
     let mut next = || Ok(left.next().map(|asked| (asked, asked.row.clone().request(engine.processor(), defaults))));
     let mut done = |asked: &Asked, result: Result<crate::engine::Generation>| {
-        let generation = result.with_context(|| format!("row {}", asked.record.row))?;
-        let mut record = Record { answer: Some(generation.text), ..asked.record.clone() };
-        record.scores = judge(&record);
-        on_record(record)
+        let record = asked.record.clone();
+        on_record(match result {
+            Ok(generation) => {
+                let record = Record { answer: Some(generation.text), ..record };
+                Record { scores: judge(&record), ..record }
+            }
+            Err(error) => record.failed(&error),
+        })
     };
     queue::serve(engine, &mut next, &mut done, on_progress)
 }

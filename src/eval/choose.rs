@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Asked, Asking};
@@ -52,13 +52,20 @@ impl Posed {
         let (question, unused) = Question::read(fields, folder)?;
         // Without a template, texts as lm-eval writes them: the model goes on after "Answer:".
         let plain = !asking.defaults.chat_template;
-        let asked_for = |text: &str| if plain { format!("{text}\nAnswer:") } else { text.to_owned() };
-        let text = match (by, question.form) {
-            (By::Likelihood, Form::Continuation) => question.text.clone(),
-            (By::Likelihood, Form::Question) if plain => asked_for(&format!("Question: {}", question.text)),
-            (By::Likelihood, Form::Question) => question.text.clone(),
-            (By::Letter | By::LetterLikelihood, _) => asked_for(&lettered(&question)),
+        let mut text = match by {
+            By::Likelihood if plain && question.form == Form::Question => format!("Question: {}", question.text),
+            By::Likelihood => question.text.clone(),
+            By::Letter | By::LetterLikelihood => lettered(&question),
         };
+        let goes_on = by == By::Likelihood && question.form == Form::Continuation;
+        match &asking.instruction {
+            Some(_) if goes_on => bail!("the options go on with the text, which leaves no place for an instruction"),
+            Some(instruction) => text.extend(["\n", instruction]),
+            None => {}
+        }
+        if plain && !goes_on {
+            text += "\nAnswer:";
+        }
         let continuations: Vec<String> = match by {
             By::Likelihood => question.options.clone(),
             By::LetterLikelihood => (0..question.options.len()).map(|at| letter(at).to_string()).collect(),
@@ -105,7 +112,7 @@ pub fn likelihoods(
             return Ok(false);
         }
         let judged = judge(engine, asked, continuations, defaults);
-        on_record(judged.with_context(|| format!("row {}", asked.record.row))?)?;
+        on_record(judged.unwrap_or_else(|error| asked.record.clone().failed(&error)))?;
     }
     Ok(true)
 }

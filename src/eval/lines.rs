@@ -3,19 +3,26 @@
 use super::statistics::{Estimate, Kind};
 use super::summary::{Compared, Group, Positions, Summary};
 
+/// The most groups that are told.
+const MOST_GROUPS: usize = 100;
+
 impl Summary {
     /// The figures, one a line, and what else was found below them.
     pub fn lines(&self) -> Vec<String> {
         let widest = |names: &mut dyn Iterator<Item = &str>| names.map(|name| name.chars().count()).max().unwrap_or(0);
         let width = widest(&mut self.figures.iter().map(|figure| figure.name));
-        let mut lines = vec![format!("{:width$}  {} rows", self.model, self.rows)];
+        let failed = if self.failed > 0 { format!("; {} failed and do not count", self.failed) } else { String::new() };
+        let mut lines = vec![format!("{:width$}  {} rows{failed}", self.model, self.rows)];
         lines.extend(self.figures.iter().map(|figure| format!("{:width$}  {}", figure.name, shown(figure))));
         if !self.groups.is_empty() {
             let width = widest(&mut self.groups.iter().map(|group| &*group.name));
             lines.push(String::new());
             let line =
                 |Group { name, figure }: &Group| format!("{name:width$}  {} of {} rows", shown(figure), figure.rows);
-            lines.extend(self.groups.iter().map(line));
+            lines.extend(self.groups.iter().take(MOST_GROUPS).map(line));
+            if self.groups.len() > MOST_GROUPS {
+                lines.push(format!("and {} groups more, which --json has", self.groups.len() - MOST_GROUPS));
+            }
         }
         if let Some(Positions { median, percentile_99, max, ranges }) = &self.positions {
             lines.push(String::new());
@@ -25,8 +32,11 @@ impl Summary {
                 format!("{from:>7} to {last:<7} kl {:.5}  same {:.1} %", range.kl, 100.0 * range.same)
             }));
         }
-        if let Some(Compared { sentences, .. }) = &self.comparison {
+        if let Some(Compared { sentences, rows, .. }) = &self.comparison {
             lines.push(String::new());
+            if *rows < self.rows {
+                lines.push(format!("On the {rows} rows that both have:"));
+            }
             lines.extend(sentences.iter().cloned());
         }
         lines

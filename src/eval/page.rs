@@ -46,7 +46,7 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// The page as HTML.
     pub fn render(&self) -> Result<String> {
-        let Summary { task, model, rows, figures, groups, positions, comparison } = self.summary;
+        let Summary { task, model, rows, figures, groups, positions, comparison, failed } = self.summary;
         let (heading, worst) = self.worst();
         let figure = |(name, value): (&str, String)| json!({ "name": name, "value": value });
         let figures: Vec<Value> = figures.iter().map(|of| figure((of.name, shown(of)))).collect();
@@ -66,6 +66,7 @@ impl Page<'_> {
         let page = environment.get_template("page.html")?.render(minijinja::value::Serde(json!({
             "title": format!("{model}: {task}"),
             "rows": rows,
+            "failed": failed,
             "figures": figures,
             "sentences": sentences,
             "other": other,
@@ -86,9 +87,10 @@ impl Page<'_> {
         if let Task::Choice(_) | Task::Vqa(_) = self.task {
             records.retain(|record| self.task.quality(record) < 1.0);
             let all = records.len();
+            records.sort_by(|a, b| self.task.quality(a).total_cmp(&self.task.quality(b)));
             records.truncate(MOST_ROWS);
-            let shown = if all > MOST_ROWS { format!(", the first {MOST_ROWS} of them") } else { String::new() };
-            return (format!("Not right: {all} of {} rows{shown}", self.records.len()), records);
+            let shown = if all > MOST_ROWS { format!(", of which {MOST_ROWS} are shown") } else { String::new() };
+            return (format!("Not wholly right: {all} of {} rows{shown}", self.records.len()), records);
         }
         records.sort_by(|a, b| self.task.quality(a).total_cmp(&self.task.quality(b)));
         records.truncate(WORST_ROWS);
@@ -104,7 +106,7 @@ impl Page<'_> {
             "row": record.row,
             "prompt": record.prompt.clone() + &options.collect::<String>(),
             "pictures": pictures.iter().filter_map(|source| self.picture(source)).collect::<Vec<_>>(),
-            "answer": record.answer,
+            "answer": record.answer.as_ref().or(record.error.as_ref()),
             "references": record.references,
             "other": other.and_then(|other| other.answer.clone()),
             "scores": record.scores.iter().map(score).collect::<Vec<_>>(),

@@ -46,16 +46,15 @@ impl Windows {
         let text = String::from_utf8(bytes)
             .map_err(|error| error.utf8_error())
             .with_context(|| format!("{} is no text in UTF-8", path.display()))?;
-        let passages = self.cut(&text, path.into(), processor)?;
-        ensure!(!passages.is_empty(), "{} holds no text to predict", path.display());
-        let wanted = selection.of(passages.len());
-        let good = passages.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(passage, _)| passage).collect();
+        let good = self.cut(&text, path.into(), processor, selection)?;
+        ensure!(!good.is_empty(), "{} holds no text to predict", path.display());
         Ok(Rows { good, bad: Vec::new(), sha256 })
     }
 
-    fn cut(&self, text: &str, file: Arc<Path>, processor: &Processor) -> Result<Vec<Passage>> {
+    fn cut(&self, text: &str, file: Arc<Path>, processor: &Processor, selection: &Selection) -> Result<Vec<Passage>> {
         let start = processor.tokenizer.encode("", true)?; // a BOS, for most
         let most = self.window.saturating_sub(start.len().max(1));
+        ensure!(most > 0, "a window of {} has nothing to predict; {} at least", self.window, 1 + start.len().max(1));
         let stride = self.stride.unwrap_or(most);
         ensure!(
             (1..=most).contains(&stride),
@@ -63,26 +62,25 @@ impl Windows {
             self.window
         );
         let (ids, ends) = processor.tokenizer.encode_with_ends(text)?;
-        let mut passages = Vec::new();
         // Without a token before it, a text's first one cannot be predicted.
-        let mut from = usize::from(start.is_empty());
-        while from < ids.len() {
-            let to = ids.len().min(from + stride);
-            let first = to.saturating_sub(self.window - start.len());
-            let range = ends[..from].last().copied().unwrap_or(0)..ends[to - 1];
-            let read: Vec<u32> = start.iter().chain(&ids[first..to]).copied().collect();
-            let predicted = read.len() - (to - from)..read.len();
+        let first = usize::from(start.is_empty());
+        let windows = (first..ids.len()).step_by(stride).map(|from| from..ids.len().min(from + stride));
+        let wanted = selection.of(windows.len());
+        let chosen = windows.zip(1..).zip(wanted).filter(|(_, wanted)| *wanted);
+        let passages = chosen.map(|((predicted, row), _)| {
+            let before = predicted.end.saturating_sub(self.window - start.len());
+            let bytes = ends[..predicted.start].last().copied().unwrap_or(0)..ends[predicted.end - 1];
+            let read: Vec<u32> = start.iter().chain(&ids[before..predicted.end]).copied().collect();
             let record = Record {
-                row: passages.len() as u64 + 1,
-                prompt: text.get(range.clone()).unwrap_or_default().chars().take(SHOWN).collect(),
-                scores: counts(to - from, range.len()),
+                row,
+                prompt: text.get(bytes.clone()).unwrap_or_default().chars().take(SHOWN).collect(),
+                scores: counts(predicted.len(), bytes.len()),
                 ..Record::default()
             };
-            let example = Example::of_text(file.clone(), record.row, read, predicted);
-            passages.push(Passage { record, example });
-            from = to;
-        }
-        Ok(passages)
+            let supervised = read.len() - predicted.len()..read.len();
+            Passage { record, example: Example::of_text(file.clone(), row, read, supervised) }
+        });
+        Ok(passages.collect())
     }
 }
 

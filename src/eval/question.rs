@@ -164,7 +164,7 @@ fn option(value: &Value) -> Result<String> {
     }
 }
 
-fn group(fields: &mut Fields) -> Result<Option<String>> {
+pub(super) fn group(fields: &mut Fields) -> Result<Option<String>> {
     for key in ["group", "subject", "category", "subfield", "activity_label"] {
         match fields.take::<Value>(key, TEXT)? {
             Some(Value::String(text)) if text.is_empty() => {}

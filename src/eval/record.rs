@@ -1,5 +1,6 @@
 //! What became of a row: a line of the results' file, and all that figures are made of.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::one_line;
 use crate::rows::{Lines, State};
 
 /// A row and how it was answered. What a kind of evaluation does not have is empty, and not written.
@@ -44,6 +46,32 @@ pub struct Record {
     /// Position by position, how far the model is from another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<ByPosition>,
+    /// Why there is no answer. The row does not count then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Record {
+    /// A score that the record must have.
+    pub(super) fn score(&self, name: &str) -> Result<f64> {
+        let score = self.scores.get(name).copied();
+        score.with_context(|| format!("row {} has no score \"{name}\": it is of another evaluation", self.row))
+    }
+
+    /// The record of a row that failed.
+    #[must_use]
+    pub fn failed(self, error: &anyhow::Error) -> Self {
+        Self { error: Some(one_line(error)), ..self }
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.scores.values().chain(&self.log_likelihoods).all(|score| score.is_finite()),
+            "row {}: the model computes numbers that are none (NaN); --dtype float32 may help, or its weights are damaged",
+            self.row
+        );
+        Ok(())
+    }
 }
 
 /// Lists of the same length.
@@ -110,7 +138,11 @@ impl Results {
     }
 
     /// Adds a record.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the model computes nonsense.
     pub fn push(&mut self, record: Record) -> Result<()> {
+        record.check()?;
         if let File::New { path, state, replace } = &self.file {
             self.file = File::Begun(Lines::create(path, state, *replace)?);
         }
@@ -142,24 +174,36 @@ fn parse(path: &Path, number: u64, line: &[u8]) -> Result<Record> {
         .with_context(|| format!("line {number} of {} is none that phi3v eval wrote", path.display()))
 }
 
-/// The records of the rows that both have, in the same order.
+/// The records of the rows that both have, in the same order, but for those that failed.
 ///
 /// # Errors
-/// When they have no row in common, or what was to be answered differs.
-pub fn pair(ours: &[Record], theirs: &[Record]) -> Result<(Vec<Record>, Vec<Record>)> {
-    let by_row: BTreeMap<u64, &Record> = theirs.iter().map(|record| (record.row, record)).collect();
+/// When they have no row in common, or what was to be answered or predicted differs.
+pub fn pair<'r>(
+    ours: &'r [impl Borrow<Record>],
+    theirs: &'r [impl Borrow<Record>],
+) -> Result<(Vec<&'r Record>, Vec<&'r Record>)> {
+    let by_row: BTreeMap<u64, &Record> = theirs.iter().map(|record| (record.borrow().row, record.borrow())).collect();
     let mut pairs = (Vec::new(), Vec::new());
-    for record in ours {
+    for record in ours.iter().map(Borrow::borrow) {
         let Some(&other) = by_row.get(&record.row) else { continue };
-        let bytes = |record: &Record| record.scores.get("bytes").copied();
         ensure!(
-            record.references == other.references && bytes(record) == bytes(other),
-            "row {} has other right answers in the results to compare with: they are of other data",
+            record.references == other.references,
+            "row {} has other right answers in what is compared with: it is of other data",
             record.row
         );
-        pairs.0.push(record.clone());
-        pairs.1.push(other.clone());
+        let bytes = |record: &Record| record.scores.get("bytes").copied();
+        ensure!(
+            bytes(record) == bytes(other),
+            "row {}: what is compared with predicts another part of the text, with another tokenizer or other windows; rows \
+             with a question and its answer can be compared",
+            record.row
+        );
+        if record.error.is_some() || other.error.is_some() {
+            continue;
+        }
+        pairs.0.push(record);
+        pairs.1.push(other);
     }
-    ensure!(!pairs.0.is_empty(), "the results to compare with have no row in common with these");
+    ensure!(!pairs.0.is_empty(), "what is compared with has no row in common with these");
     Ok(pairs)
 }

@@ -80,12 +80,18 @@ impl Statistic {
     /// The figure with its standard error and interval, neither of which fewer than two rows have, nor a figure that is not
     /// finite for some of the samples that they are computed from. The same seed gives the same interval.
     pub fn estimate(&self, seed: u64) -> Estimate {
+        let mut estimate = self.in_brief();
+        if self.kind != Kind::Binary && estimate.rows > 1 {
+            estimate.interval = bootstrap::interval(&bootstrap::resample(&self.parts, self.value, seed));
+        }
+        estimate
+    }
+
+    /// The same, without an interval that would take the bootstrap.
+    pub fn in_brief(&self) -> Estimate {
         let rows = self.parts.len();
-        let interval = match self.kind {
-            _ if rows < 2 => None,
-            Kind::Binary => Some(proportion::wilson(self.ones().filter(|&one| one).count(), rows)),
-            Kind::Share | Kind::Plain => bootstrap::interval(&bootstrap::resample(&self.parts, self.value, seed)),
-        };
+        let interval = (self.kind == Kind::Binary && rows > 1)
+            .then(|| proportion::wilson(self.ones().filter(|&one| one).count(), rows));
         let (name, kind) = (self.name, self.kind);
         Estimate { name, value: self.total(), standard_error: self.standard_error(), interval, rows, kind }
     }

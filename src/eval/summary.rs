@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::record::{Record, pair};
-use super::statistics::{Comparison, Estimate, compare};
+use super::statistics::{Comparison, Estimate, Statistic, compare};
 use super::task::Task;
 
 /// What an evaluation found.
@@ -18,6 +18,9 @@ pub struct Summary {
     pub model: String,
     /// Rows that count.
     pub rows: usize,
+    /// Rows that could not be answered.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: usize,
     /// The figures, the one that counts first.
     pub figures: Vec<Estimate>,
     /// The first figure of each group, where there are several.
@@ -45,6 +48,8 @@ pub struct Group {
 pub struct Compared {
     /// The other model's name.
     pub model: String,
+    /// Rows that both have.
+    pub rows: usize,
     /// Figure by figure.
     pub figures: Vec<Comparison>,
     /// The same in words.
@@ -81,42 +86,79 @@ pub struct PositionRange {
 
 impl Summary {
     /// Of these records.
+    ///
+    /// # Errors
+    /// When no row was answered, or records are of another evaluation.
     pub fn new(task: &Task, model: &str, records: &[Record], seed: u64) -> Result<Self> {
-        ensure!(!records.is_empty(), "there are no rows to sum up");
-        let figures = task.statistics(records)?.iter().map(|statistic| statistic.estimate(seed)).collect();
-        let mut groups: BTreeMap<&String, Vec<Record>> = BTreeMap::new();
-        for record in records {
-            if let Some(name) = &record.group {
-                groups.entry(name).or_default().push(record.clone());
-            }
-        }
-        let group = |(name, records): (&String, Vec<Record>)| {
-            let Some(first) = task.statistics(&records)?.into_iter().next() else { bail!("no figure is asked for") };
-            Ok(Group { name: name.clone(), figure: first.estimate(seed) })
-        };
-        let groups = if groups.len() > 1 { groups.into_iter().map(group).collect::<Result<_>>()? } else { Vec::new() };
-        let (task, model) = (task.name(), model.to_owned());
-        let positions = Positions::of(records);
-        Ok(Self { task, model, rows: records.len(), figures, groups, positions, comparison: None })
+        let answered: Vec<&Record> = records.iter().filter(|record| record.error.is_none()).collect();
+        ensure!(!answered.is_empty(), "no row was answered; {}", first_error(records));
+        let statistics = task.statistics(&answered)?;
+        let groups = statistics.first().map_or_else(Vec::new, |first| groups(first, &answered));
+        Ok(Self {
+            task: task.name(),
+            model: model.to_owned(),
+            rows: answered.len(),
+            failed: records.len() - answered.len(),
+            figures: statistics.iter().map(|statistic| statistic.estimate(seed)).collect(),
+            groups,
+            positions: Positions::of(&answered),
+            comparison: None,
+        })
     }
 }
 
+/// What kept the first of the rows that failed from being answered.
+pub fn first_error(records: &[Record]) -> String {
+    let failed = records.iter().find_map(|record| Some((record.row, record.error.as_ref()?)));
+    failed.map_or_else(|| "there are none".into(), |(row, error)| format!("row {row}: {error}"))
+}
+
+/// None if all rows are of one group.
+fn groups(statistic: &Statistic, records: &[&Record]) -> Vec<Group> {
+    let mut groups: BTreeMap<&String, Vec<Vec<f64>>> = BTreeMap::new();
+    for (record, parts) in records.iter().zip(&statistic.parts) {
+        if let Some(name) = &record.group {
+            groups.entry(name).or_default().push(parts.clone());
+        }
+    }
+    if groups.len() < 2 {
+        return Vec::new();
+    }
+    // There may be thousands: an interval by the bootstrap for each would take long.
+    let group = |(name, parts): (&String, _)| {
+        let figure = Statistic { parts, ..statistic.clone() }.in_brief();
+        Group { name: name.clone(), figure }
+    };
+    groups.into_iter().map(group).collect()
+}
+
 impl Compared {
-    /// `ours` against `theirs`, which are of a model named `model`.
-    pub fn new(task: &Task, name: &str, ours: &[Record], model: &str, theirs: &[Record], seed: u64) -> Result<Self> {
-        let (ours, theirs) = pair(ours, theirs)?;
-        let ours = task.statistics(&ours)?;
-        let theirs = task.statistics(&theirs).with_context(|| format!("cannot compare with {model}"))?;
+    /// `ours` against `theirs`, by the names of their models.
+    ///
+    /// # Errors
+    /// When they have no row in common, or are of another evaluation.
+    pub fn new(task: &Task, names: [&str; 2], ours: &[Record], theirs: &[Record], seed: u64) -> Result<Self> {
+        let (our_rows, their_rows) = pair(ours, theirs)?;
+        let (mut ours, mut theirs) = (task.statistics(&our_rows)?, task.statistics(&their_rows)?);
+        let tokens = |records: &[&Record]| -> Vec<_> {
+            records.iter().map(|record| record.scores.get("tokens").copied()).collect()
+        };
+        // A perplexity is that of a token.
+        if tokens(&our_rows) != tokens(&their_rows) {
+            for statistics in [&mut ours, &mut theirs] {
+                statistics.retain(|statistic| statistic.name != "perplexity");
+            }
+        }
         let figures: Vec<Comparison> =
             ours.iter().zip(&theirs).map(|(ours, theirs)| compare(ours, theirs, seed)).collect();
-        let sentences = figures.iter().map(|figure| figure.sentence(name, model)).collect();
-        Ok(Self { model: model.to_owned(), figures, sentences })
+        let sentences = figures.iter().map(|figure| figure.sentence(names[0], names[1])).collect();
+        Ok(Self { model: names[1].to_owned(), rows: our_rows.len(), figures, sentences })
     }
 }
 
 impl Positions {
     /// None where nothing was compared position by position.
-    fn of(records: &[Record]) -> Option<Self> {
+    fn of(records: &[&Record]) -> Option<Self> {
         let found = records.iter().filter_map(|record| record.divergence.as_ref());
         let all: Vec<(u32, f64, bool)> = found
             .flat_map(|by| by.positions.iter().zip(&by.kl).zip(&by.same))
@@ -141,4 +183,8 @@ impl Positions {
         }
         Some(Self { median: at(0.5), percentile_99: at(0.99), max, ranges })
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,18 @@ impl CaptionMetric {
     }
 }
 
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Choice(By::Likelihood) => f.write_str(" --by likelihood"),
+            Self::Choice(By::LetterLikelihood) => f.write_str(" --by letter-likelihood"),
+            Self::Choice(By::Letter) => f.write_str(" --by letter"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What gives a record with an answer its scores.
 pub type Judge = Box<dyn Fn(&Record) -> BTreeMap<String, f64>>;
 
@@ -68,23 +81,22 @@ impl Task {
         }
     }
 
-    /// An error unless the metrics fit all rows.
-    pub fn check<'a>(&self, records: impl Iterator<Item = &'a Record> + Clone) -> Result<()> {
-        match self {
-            Self::Vqa(metrics) => {
-                for (metric, record) in
-                    metrics.iter().flat_map(|metric| records.clone().map(move |record| (metric, record)))
-                {
-                    metric.check(&record.references).with_context(|| {
-                        format!("the metric {} does not fit the data: row {}", metric.name(), record.row)
-                    })?;
-                }
-            }
-            Self::Caption(metrics) if metrics.contains(&CaptionMetric::Cider) => ensure!(
-                records.clone().nth(1).is_some(),
-                "the metric cider does not fit the data: it weighs words by how many rows have them, and there is one row"
-            ),
-            _ => {}
+    /// An error unless the metrics fit a row.
+    pub fn check_row(&self, record: &Record) -> Result<()> {
+        let Self::Vqa(metrics) = self else { return Ok(()) };
+        let check = |metric: &AnswerMetric| {
+            metric.check(&record.references).with_context(|| format!("the metric {} does not fit", metric.name()))
+        };
+        metrics.iter().try_for_each(check)
+    }
+
+    /// An error unless the metrics fit so many rows.
+    pub fn check_rows(&self, rows: usize) -> Result<()> {
+        if let Self::Caption(metrics) = self {
+            ensure!(
+                rows > 1 || !metrics.contains(&CaptionMetric::Cider),
+                "the metric cider does not fit: it weighs words by how many rows have them, and there is one row"
+            );
         }
         Ok(())
     }
@@ -135,7 +147,7 @@ impl Task {
     ///
     /// # Errors
     /// When a record lacks a score, as it is of another kind of evaluation.
-    pub fn statistics(&self, records: &[Record]) -> Result<Vec<Statistic>> {
+    pub fn statistics(&self, records: &[&Record]) -> Result<Vec<Statistic>> {
         let sums = |name, scores: &[&str], value: fn(&[f64]) -> f64, kind, higher_is_better| -> Result<Statistic> {
             let parts = records.iter().map(|record| scores.iter().map(|score| record.score(score)).collect());
             Ok(Statistic { name, parts: parts.collect::<Result<_>>()?, value, kind, higher_is_better })
@@ -165,33 +177,25 @@ impl Task {
                 let kind = |metric: &AnswerMetric| if metric.is_binary() { Kind::Binary } else { Kind::Share };
                 metrics.iter().map(|metric| mean(metric.name(), kind(metric))).collect()
             }
+            // From the captions themselves: what is rare decides on CIDEr, and may be another thing among other rows.
             Self::Caption(metrics) => {
-                let statistic = |metric: &CaptionMetric| match metric {
-                    CaptionMetric::Bleu => {
-                        let parts = |record: &Record| {
-                            bleu::parts(record.answer.as_deref().unwrap_or_default(), &record.references)
-                        };
-                        let parts = records.iter().map(parts).collect();
-                        Ok(Statistic {
-                            name: "bleu",
-                            parts,
-                            value: bleu::score,
-                            kind: Kind::Plain,
-                            higher_is_better: true,
-                        })
-                    }
-                    CaptionMetric::RougeL | CaptionMetric::Cider => mean(metric.name(), Kind::Plain),
+                let cider = Cider::new(records.iter().map(|record| &*record.references));
+                let statistic = |&metric: &CaptionMetric| {
+                    let parts = records.iter().map(|record| {
+                        let (answer, references) = (record.answer.as_deref().unwrap_or_default(), &record.references);
+                        match metric {
+                            CaptionMetric::Bleu => bleu::parts(answer, references),
+                            CaptionMetric::RougeL => vec![rouge::rouge_l(answer, references), 1.0],
+                            CaptionMetric::Cider => vec![cider.score(answer, references), 1.0],
+                        }
+                    });
+                    let value = if metric == CaptionMetric::Bleu { bleu::score } else { ratio };
+                    let (name, kind) = (metric.name(), Kind::Plain);
+                    Statistic { name, parts: parts.collect(), value, kind, higher_is_better: true }
                 };
-                metrics.iter().map(statistic).collect()
+                Ok(metrics.iter().map(statistic).collect())
             }
         }
-    }
-}
-
-impl Record {
-    fn score(&self, name: &str) -> Result<f64> {
-        let score = self.scores.get(name).copied();
-        score.with_context(|| format!("row {} has no score \"{name}\": it is of another evaluation", self.row))
     }
 }
 

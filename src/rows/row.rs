@@ -86,6 +86,8 @@ impl Row {
 
     /// Makes sure that the pictures can be read and a prompt be made of them; the positions that it takes.
     pub fn check(&self, processor: &Processor, defaults: &Defaults, sizes: &mut PictureSizes) -> Result<usize> {
+        ensure!(self.max_tokens > 0, "max_tokens is 0: nothing would be generated");
+        self.sampling.check()?;
         let sizes = self.images.iter().map(|source| sizes.of(source)).collect::<Result<Vec<_>, _>>()?;
         let image_tokens = processor.image_tokens(&sizes, defaults.num_crops)?;
         let segments = match &self.ask {

@@ -133,15 +133,15 @@ pub(super) struct AskArgs {
     /// Add this to every question, on a line of its own
     #[arg(long, value_name = "TEXT")]
     pub(super) instruction: Option<String>,
-    /// The most tokens of an answer
-    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = at_least_one)]
-    pub(super) max_tokens: usize,
+    /// The most tokens of an answer [default: 64]
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_least_one)]
+    pub(super) max_tokens: Option<usize>,
     /// A text that ends the answer and is not part of it; repeat it for several
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) stop: Vec<String>,
-    /// The most questions that are answered at once
-    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) max_batch_size: u16,
+    /// The most questions that are answered at once [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) max_batch_size: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

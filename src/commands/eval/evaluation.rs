@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sampler::Sampling;
@@ -18,7 +18,7 @@ use phi3v::eval::task::Task;
 use phi3v::memory::Demand;
 use phi3v::processor::PictureSizes;
 use phi3v::processor::image_source::ImageSource;
-use phi3v::rows::{self, Defaults, Fields, Rows, Selection, State, folder_of};
+use phi3v::rows::{self, Defaults, Fields, RowFile, Rows, Selection, State, folder_of};
 use phi3v::train::batch::Reading;
 use phi3v::train::data::{Reader, Settings};
 use serde_json::json;
@@ -33,6 +33,13 @@ use crate::ui::Ui;
 
 /// Positions of a window where nobody says otherwise.
 const WINDOW: usize = 2048;
+
+/// The same of tokens of an answer, and of answers at once.
+const MAX_TOKENS: usize = 64;
+const AT_ONCE: usize = 8;
+
+/// What an empty file means.
+const NOTHING: &str = "there is nothing to evaluate";
 
 /// What is asked, of which rows.
 pub(super) struct Evaluation {
@@ -60,6 +67,11 @@ pub(super) enum Items {
 }
 
 impl Items {
+    /// The rows' numbers.
+    pub(super) fn rows(&self) -> Vec<u64> {
+        self.records().iter().map(|record| record.row).collect()
+    }
+
     pub(super) fn records(&self) -> Vec<&Record> {
         match self {
             Self::Passages(passages) => passages.iter().map(|passage| &passage.record).collect(),
@@ -89,7 +101,6 @@ impl Items {
 /// A model, and rows that are good for it.
 pub(super) struct Prepared {
     pub(super) opened: Opened,
-    pub(super) name: String,
     pub(super) items: Items,
     /// Of the data.
     pub(super) sha256: String,
@@ -99,7 +110,6 @@ pub(super) struct Prepared {
 impl Evaluation {
     /// Opens a model and checks all rows; weights are not read yet.
     pub(super) fn prepare(&self, model: ModelArgs, ui: &Ui) -> Result<Prepared> {
-        let name = name_of(&model);
         let opened = session::open(model, ui)?;
         let mut reference = None;
         let (items, sha256) = match &self.how {
@@ -112,10 +122,10 @@ impl Evaluation {
                 }
                 (Items::Passages(rows.good), rows.sha256)
             }
-            How::Ask { ask, prompt, .. } => self.questions(ask, prompt.as_deref(), &opened, ui)?,
+            How::Ask { ask, prompt, engine } => self.questions(ask, prompt.as_deref(), engine, &opened, ui)?,
         };
-        self.task.check(items.records().into_iter())?;
-        Ok(Prepared { opened, name, items, sha256, reference })
+        self.task.check_rows(items.records().len())?;
+        Ok(Prepared { opened, items, sha256, reference })
     }
 
     fn passages(&self, text: &TextArgs, opened: &Opened, ui: &Ui) -> Result<Rows<Passage>> {
@@ -139,14 +149,25 @@ impl Evaluation {
             stop_tokens: stop_tokens(&opened.files, &opened.processor.tokenizer)?,
         };
         let mut reader = Reader::new(&opened.processor, &settings);
-        let read = bad_rows::with_progress(ui, |progress| reader.read_some(&self.data, &self.selection, progress))?;
+        let read =
+            bad_rows::with_progress(ui, |progress| reader.read_some(&self.data, NOTHING, &self.selection, progress))?;
         let Rows { good, bad, sha256 } = read.context("interrupted")?;
         bad_rows::report(&bad.iter().collect::<Vec<_>>(), good.len(), self.skip_bad, ui)?;
         let good = good.into_iter().map(|example| Passage::of(example, &opened.processor)).collect::<Result<_>>()?;
         Ok(Rows { good, bad, sha256 })
     }
 
-    fn questions(&self, ask: &AskArgs, prompt: Option<&str>, opened: &Opened, ui: &Ui) -> Result<(Items, String)> {
+    fn questions(
+        &self,
+        ask: &AskArgs,
+        prompt: Option<&str>,
+        engine: &EngineArgs,
+        opened: &Opened,
+        ui: &Ui,
+    ) -> Result<(Items, String)> {
+        if matches!(self.task, Task::Choice(By::Likelihood | By::LetterLikelihood)) {
+            refuse_generation(ask, engine)?;
+        }
         let asking = self.asking(ask, prompt, &opened.files)?;
         let processor = &opened.processor;
         let mut sizes = PictureSizes::new(self.cut.limits());
@@ -165,6 +186,7 @@ impl Evaluation {
         } else {
             let Rows { good: asked, sha256, .. } = self.check(ui, &mut |number, fields| {
                 let (asked, keys) = asking.read(number, fields, &folder, processor, &mut sizes)?;
+                self.task.check_row(&asked.record)?;
                 unused.extend(keys);
                 Ok(asked)
             })?;
@@ -181,7 +203,7 @@ impl Evaluation {
     fn check<T>(&self, ui: &Ui, read: &mut dyn FnMut(u64, Fields) -> Result<T>) -> Result<Rows<T>> {
         let mut read = |number, line: &[u8]| read(number, Fields::parse(line)?);
         let rows = bad_rows::with_progress(ui, |progress| {
-            rows::check(&self.data, "there is nothing to ask", &self.selection, &mut read, progress)
+            rows::check(&self.data, NOTHING, &self.selection, &mut read, progress)
         })?;
         let rows = rows.context("interrupted")?;
         bad_rows::report(&rows.bad.iter().collect::<Vec<_>>(), rows.good.len(), self.skip_bad, ui)?;
@@ -195,7 +217,7 @@ impl Evaluation {
             defaults: Defaults {
                 system: ask.system.clone(),
                 chat_template: !ask.ignore_chat_template,
-                max_tokens: ask.max_tokens,
+                max_tokens: ask.max_tokens.unwrap_or(MAX_TOKENS),
                 sampling: Sampling::default(),
                 stop: ask.stop.clone(),
                 num_crops: self.cut.num_crops(),
@@ -248,8 +270,13 @@ impl Evaluation {
             (How::Ask { ask, prompt, engine }, items) => {
                 let asking = self.asking(ask, prompt.as_deref(), &opened.files)?;
                 let judge = self.task.judge(items.records().into_iter());
-                let (total, demand) = demand(&items, ask.max_tokens);
-                let session = opened.load((**engine).clone(), demand, Some(ask.max_batch_size.into()), ui)?;
+                let (total, demand) = demand(&items, asking.defaults.max_tokens);
+                let session = opened.load(
+                    (**engine).clone(),
+                    demand,
+                    Some(ask.max_batch_size.map_or(AT_ONCE, usize::from)),
+                    ui,
+                )?;
                 let bar = bar(ui, total, first);
                 let mut on_record = |record| {
                     bar.inc(1);
@@ -319,18 +346,32 @@ impl Evaluation {
     }
 }
 
-/// What a model is called in figures.
-fn name_of(model: &ModelArgs) -> String {
-    let last = |path: &Path| path.file_name().map_or(path.as_os_str(), |name| name).to_string_lossy().into_owned();
-    let adapters = model.adapters.iter().map(|adapter| format!(" + {}", last(&adapter.folder)));
-    last(Path::new(&model.model)) + &adapters.collect::<String>()
+/// Whether a file holds rows and not text: by its name, or where that tells nothing by its beginning.
+fn is_rows(path: &Path) -> Result<bool> {
+    ensure!(!path.is_dir(), "--data {}: that is a folder; a file is expected", path.display());
+    ensure!(path.is_file(), "--data {}: there is no such file", path.display());
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+    Ok(match extension.as_deref() {
+        Some("jsonl" | "ndjson" | "json" | "parquet") => true,
+        Some("txt" | "md") => false,
+        _ => RowFile::open(path)?.next_row().is_ok_and(|row| row.is_some_and(|(_, line)| Fields::parse(line).is_ok())),
+    })
 }
 
-/// Whether a file holds rows and not text: its name says so, or its contents are a table's.
-fn is_rows(path: &Path) -> Result<bool> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
-    ensure!(path.is_file(), "--data {}: there is no such file", path.display());
-    Ok(matches!(extension.as_deref(), Some("jsonl" | "json" | "parquet")))
+/// An error if a flag is there that means nothing where no answer is generated.
+fn refuse_generation(ask: &AskArgs, engine: &EngineArgs) -> Result<()> {
+    let given = [
+        ("--max-tokens", ask.max_tokens.is_some()),
+        ("--stop", !ask.stop.is_empty()),
+        ("--max-batch-size", ask.max_batch_size.is_some()),
+        ("--draft-model", engine.draft_model.is_some()),
+        ("--prompt-lookup", engine.prompt_lookup),
+        ("--num-draft-tokens", engine.num_draft_tokens.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => bail!("{flag} is about answers that are generated: it goes with --by letter"),
+        None => Ok(()),
+    }
 }
 
 fn check_reference(opened: &Opened, reference: &Opened, passages: &[Passage]) -> Result<()> {
@@ -343,6 +384,12 @@ fn check_reference(opened: &Opened, reference: &Opened, passages: &[Passage]) ->
     ensure!(
         !pictures || reference.processor.has_vision(),
         "--reference {}: it takes no pictures, which the rows have",
+        reference.files.folder.display()
+    );
+    let (ours, theirs) = (opened.vocab_size()?, reference.vocab_size()?);
+    ensure!(
+        ours == theirs,
+        "--reference {}: it has logits of {theirs} tokens, and the model of {ours}",
         reference.files.folder.display()
     );
     let context = reference.files.max_position_embeddings()?;

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use phi3v::eval::page::Page;
-use phi3v::eval::record::{self, Record, Results};
-use phi3v::eval::summary::{Compared, Summary};
+use phi3v::eval::record::{self, Record, Results, pair};
+use phi3v::eval::summary::{Compared, Summary, first_error};
 use phi3v::eval::task::Task;
 use phi3v::rows::{Selection, State};
 
@@ -50,6 +50,79 @@ pub(super) fn run(args: EvalArgs) -> Result<ExitCode> {
     }
 }
 
+fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
+    let CommonArgs { data, limit, shuffle, seed, skip_bad, output, resume, force, compare, report, json, .. } = common;
+    let OutputArgs { quiet, verbose } = common.output_args;
+    let ui = Ui::new(quiet, verbose);
+    let selection = Selection { limit, shuffle, seed };
+    let evaluation = Evaluation { task, data, selection, skip_bad, cut: common.cut, how };
+    let task = &evaluation.task;
+
+    // Everything cheap first: a mistake should not cost the loading of a model.
+    let other = compare.as_deref().map(|compare| find_other(compare, &common.model)).transpose()?;
+    let other_output = output.as_deref().filter(|_| matches!(other, Some(Other::Model(_)))).map(other_output);
+    check_paths(&evaluation.data, [&output, &other_output], &report, &other, resume || force)?;
+    let mut name = name_of(&common.model);
+    let begin = |model: ModelArgs, output: Option<PathBuf>| -> Result<Run> {
+        let prepared = evaluation.prepare(model, &ui)?;
+        let results = match &output {
+            None => Results::new(),
+            Some(path) => {
+                let state = evaluation.state(&prepared)?;
+                match resume && path.exists() {
+                    true => Results::resume(path, &state, &prepared.items.rows())?,
+                    false => Results::create(path, state, force),
+                }
+            }
+        };
+        Ok(Run { prepared, results, can_resume: output.is_some() })
+    };
+    let ours = begin(common.model.clone(), output)?;
+    let theirs = match other {
+        None => None,
+        Some(Other::Results(path, records)) => {
+            check_results(&path, task, &ours.prepared, &records)?;
+            Some((path.display().to_string(), Theirs::Results(records)))
+        }
+        Some(Other::Model(model)) => {
+            let mut other_name = name_of(&model);
+            if name == other_name {
+                (name, other_name) = (full_name(&common.model), full_name(&model));
+            }
+            let theirs = begin(*model, other_output)?;
+            pair(&ours.prepared.items.records(), &theirs.prepared.items.records())?;
+            Some((other_name, Theirs::Model(Box::new(theirs))))
+        }
+    };
+
+    interrupt::listen()?;
+    let pictures = if report.is_some() { ours.prepared.items.pictures() } else { BTreeMap::new() };
+    let interrupted = Ok(ExitCode::from(interrupt::EXIT_CODE));
+    let Some(records) = ours.finish(&evaluation, &ui)? else { return interrupted };
+    let theirs = match theirs {
+        None => None,
+        Some((name, Theirs::Results(records))) => Some((name, records)),
+        Some((name, Theirs::Model(theirs))) => match theirs.finish(&evaluation, &ui)? {
+            Some(records) => Some((name, records)),
+            None => return interrupted,
+        },
+    };
+    let mut summary = Summary::new(task, &name, &records, seed)?;
+    if let Some((other_name, theirs)) = &theirs {
+        summary.comparison = Some(Compared::new(task, [&name, other_name], &records, theirs, seed)?);
+    }
+    report::print(&summary, json)?;
+    if let Some(path) = &report {
+        let others = theirs.as_ref().map_or(&[][..], |(_, records)| records);
+        let limits = evaluation.cut.limits();
+        let page = Page { task, summary: &summary, records: &records, others, pictures: &pictures, limits };
+        report::write_page(path, &page)?;
+        ui.status(format!("report      {}", path.display()));
+    }
+    ensure!(summary.failed == 0, "{} of {} rows failed; {}", summary.failed, records.len(), first_error(&records));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What the model is compared with.
 enum Other {
     /// Another model, or this one with another adapter.
@@ -58,87 +131,15 @@ enum Other {
     Results(PathBuf, Vec<Record>),
 }
 
-/// Where results go, and how a run begins.
-struct Target<'a> {
-    output: Option<PathBuf>,
-    resume: bool,
-    force: bool,
-    ui: &'a Ui,
-}
-
-fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
-    let CommonArgs { data, limit, shuffle, seed, skip_bad, output, resume, force, compare, report, json, .. } = common;
-    let OutputArgs { quiet, verbose } = common.output_args;
-    let ui = Ui::new(quiet, verbose);
-    let selection = Selection { limit, shuffle, seed };
-    let evaluation = Evaluation { task, data, selection, skip_bad, cut: common.cut, how };
-
-    // Everything cheap first: a mistake should not cost the loading of a model.
-    let other = compare.as_deref().map(|compare| find_other(compare, &common.model)).transpose()?;
-    let target = |output: Option<PathBuf>| Target { output, resume, force, ui: &ui };
-    let ours = target(output.clone());
-    let theirs = target(output.as_deref().filter(|_| matches!(other, Some(Other::Model(_)))).map(other_output));
-    for output in [&ours.output, &theirs.output].into_iter().flatten() {
-        check_output(output, &evaluation.data, resume || force)?;
-    }
-    if let Some(report) = &report {
-        check_output(report, &evaluation.data, true)?;
-    }
-    let prepared = evaluation.prepare(common.model, &ui)?;
-    let other = match other {
-        Some(Other::Model(model)) => Some(Against::Model(Box::new(evaluation.prepare(*model, &ui)?))),
-        Some(Other::Results(path, records)) => {
-            check_same_data(&path, &evaluation.task, &prepared)?;
-            Some(Against::Results(path.display().to_string(), records))
-        }
-        None => None,
-    };
-
-    interrupt::listen()?;
-    let name = prepared.name.clone();
-    let pictures = if report.is_some() { prepared.items.pictures() } else { BTreeMap::new() };
-    let Some(records) = ours.records(&evaluation, prepared)? else { return Ok(ExitCode::from(interrupt::EXIT_CODE)) };
-    let mut summary = Summary::new(&evaluation.task, &name, &records, seed)?;
-    let mut others = Vec::new();
-    if let Some(other) = other {
-        let (their_name, their_records) = match other {
-            Against::Results(name, records) => (name, records),
-            Against::Model(prepared) => {
-                let name = prepared.name.clone();
-                match theirs.records(&evaluation, *prepared)? {
-                    Some(records) => (name, records),
-                    None => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
-                }
-            }
-        };
-        summary.comparison = Some(Compared::new(&evaluation.task, &name, &records, &their_name, &their_records, seed)?);
-        others = their_records;
-    }
-    if let Some(path) = &report {
-        let page = Page {
-            task: &evaluation.task,
-            summary: &summary,
-            records: &records,
-            others: &others,
-            pictures: &pictures,
-            limits: evaluation.cut.limits(),
-        };
-        report::write_page(path, &page)?;
-        ui.status(format!("report      {}", path.display()));
-    }
-    report::print(&summary, json)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What is compared with, when all that is cheap is done.
-enum Against {
-    Model(Box<Prepared>),
-    Results(String, Vec<Record>),
+/// The same when all that is cheap is done.
+enum Theirs {
+    Model(Box<Run>),
+    Results(Vec<Record>),
 }
 
 fn find_other(compare: &str, model: &ModelArgs) -> Result<Other> {
     let path = Path::new(compare);
-    if path.extension().is_some_and(|extension| extension == "jsonl") {
+    if path.extension().is_some_and(|extension| extension == "jsonl") || State::path(path).is_file() {
         return Ok(Other::Results(path.to_owned(), record::read(path)?));
     }
     let adapter: AdapterArg = cli::adapter(compare).map_err(anyhow::Error::msg)?;
@@ -156,44 +157,85 @@ fn other_output(output: &Path) -> PathBuf {
     output.with_extension(if extension.is_empty() { "other".into() } else { format!("other.{extension}") })
 }
 
-fn check_same_data(path: &Path, task: &Task, prepared: &Prepared) -> Result<()> {
-    let state = State::read(path)?;
-    ensure!(*state.get("input") == *prepared.sha256, "--compare {}: it is of other data", path.display());
-    let theirs: Task = serde_json::from_value(state.get("task").clone())
-        .with_context(|| format!("--compare {}: it is no output of phi3v eval", path.display()))?;
-    ensure!(
-        theirs.name() == task.name(),
-        "--compare {}: it is of phi3v eval {}, not {}",
-        path.display(),
-        theirs.name(),
-        task.name()
-    );
+/// An error unless all that is written can be, and nothing that is read or written twice.
+fn check_paths(
+    data: &Path,
+    outputs: [&Option<PathBuf>; 2],
+    report: &Option<PathBuf>,
+    other: &Option<Other>,
+    may_exist: bool,
+) -> Result<()> {
+    let compared = match other {
+        Some(Other::Results(path, _)) => Some(path.as_path()),
+        _ => None,
+    };
+    let outputs = outputs.into_iter().flatten().map(|path| ("--output", path, may_exist));
+    let mut taken: Vec<(&str, &Path)> = vec![("the data", data)];
+    taken.extend(compared.map(|path| ("what is compared with", path)));
+    for (flag, path, may_exist) in outputs.chain(report.iter().map(|path| ("--report", path, true))) {
+        for (what, other) in &taken {
+            let same = path == other || matches!((path.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b);
+            ensure!(!same, "{flag} {}: that is {what}", path.display());
+        }
+        check_output(flag, path, data, may_exist)?;
+        taken.push(("written by another flag", path));
+    }
     Ok(())
 }
 
-impl Target<'_> {
+/// An error unless earlier results can be compared with.
+fn check_results(path: &Path, task: &Task, prepared: &Prepared, records: &[Record]) -> Result<()> {
+    let refused = || format!("--compare {}", path.display());
+    let state = State::read(path).with_context(refused)?;
+    ensure!(*state.get("input") == *prepared.sha256, "{}: it is of other data", refused());
+    let theirs: Task = serde_json::from_value(state.get("task").clone())
+        .with_context(|| format!("{}: it is no output of phi3v eval", refused()))?;
+    let alike = match (&theirs, task) {
+        (Task::Choice(a), Task::Choice(b)) => a == b,
+        _ => theirs.name() == task.name(),
+    };
+    ensure!(alike, "{}: it is of phi3v eval {theirs}, not {task}", refused());
+    let ours = prepared.items.records();
+    let (_, records) = pair(&ours, records).with_context(refused)?;
+    task.statistics(&records).map(|_| ()).with_context(refused)
+}
+
+/// Rows that are on their way to records.
+struct Run {
+    prepared: Prepared,
+    results: Results,
+    can_resume: bool,
+}
+
+impl Run {
     /// All records of a model; none if Ctrl-C came first.
-    fn records(&self, evaluation: &Evaluation, prepared: Prepared) -> Result<Option<Vec<Record>>> {
-        let rows: Vec<u64> = prepared.items.records().iter().map(|record| record.row).collect();
-        let mut results = match &self.output {
-            None => Results::new(),
-            Some(path) => {
-                let state = evaluation.state(&prepared)?;
-                match self.resume && path.exists() {
-                    true => Results::resume(path, &state, &rows)?,
-                    false => Results::create(path, state, self.force),
-                }
-            }
-        };
-        let hint = if self.output.is_some() { ", --resume continues" } else { "" };
-        let how_far = |results: &Results| format!("{} of {} rows are done{hint}", results.records.len(), rows.len());
-        if results.records.len() < rows.len() {
-            let run = evaluation.run(prepared, &mut results, self.ui);
+    fn finish(self, evaluation: &Evaluation, ui: &Ui) -> Result<Option<Vec<Record>>> {
+        let Self { prepared, mut results, can_resume } = self;
+        let rows = prepared.items.rows().len();
+        let hint = if can_resume { ", --resume continues" } else { "" };
+        let how_far = |results: &Results| format!("{} of {rows} rows are done{hint}", results.records.len());
+        if results.records.len() < rows {
+            let run = evaluation.run(prepared, &mut results, ui);
             if !run.with_context(|| how_far(&results))? {
-                self.ui.warning(format!("interrupted; {}", how_far(&results)));
+                ui.warning(format!("interrupted; {}", how_far(&results)));
                 return Ok(None);
             }
         }
         Ok(Some(results.records))
     }
+}
+
+/// What a model is called in figures.
+fn name_of(model: &ModelArgs) -> String {
+    let last = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = last(Path::new(&model.model));
+    let adapters = model.adapters.iter().map(|adapter| format!(" + {}", last(&adapter.folder)));
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned() + &adapters.collect::<String>()
+}
+
+/// The same with all that tells it from others.
+fn full_name(model: &ModelArgs) -> String {
+    let revision = model.revision.iter().map(|revision| format!("@{revision}"));
+    let adapters = model.adapters.iter().map(|adapter| format!(" + {}:{}", adapter.folder.display(), adapter.weight));
+    model.model.clone() + &revision.chain(adapters).collect::<String>()
 }

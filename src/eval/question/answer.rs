@@ -23,7 +23,7 @@ pub fn lettered(question: &Question) -> String {
 /// The option that a generated answer means; none if it means none or several.
 ///
 /// An answer that is a letter or an option's text as a whole means that one. Else what it states counts, as in "the answer
-/// is B", and a last line that is a letter. Else it may begin with an option's letter, as in "(B) Paris", if it does not
+/// is B", and a first or last line that is a letter. Else it may begin with an option's letter, as in "(B) Paris", if it does not
 /// come to others. Where two of these differ, it means none: nothing is guessed.
 pub fn find_letter(answer: &str, options: &[String]) -> Option<usize> {
     let answer = plain(answer);
@@ -31,8 +31,9 @@ pub fn find_letter(answer: &str, options: &[String]) -> Option<usize> {
     if !whole.is_empty() {
         return agreed(whole);
     }
-    let last = answer.lines().next_back()?;
-    let stated: Vec<usize> = stated(&answer, options).into_iter().chain(only_letter(last, options)).collect();
+    let ends = [answer.lines().next()?, answer.lines().next_back()?];
+    let alone = ends.into_iter().filter_map(|line| only_letter(line, options));
+    let stated: Vec<usize> = stated(&answer, options).into_iter().chain(alone).collect();
     if !stated.is_empty() {
         return agreed(stated);
     }

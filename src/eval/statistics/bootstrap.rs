@@ -6,7 +6,9 @@ use std::thread;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+/// How many samples are drawn, unless there are so many rows that this would take minutes.
 const RESAMPLES: usize = 10_000;
+const DRAWS: usize = 300_000_000;
 
 /// A figure of many samples, in ascending order; none of no rows. How many threads draw them changes nothing: each sample
 /// has random numbers of its own.
@@ -24,8 +26,9 @@ pub(super) fn resample(parts: &[Vec<f64>], value: impl Fn(&[f64]) -> f64 + Sync,
         }
         value(&sums)
     };
-    let mut values = vec![0.0; RESAMPLES];
-    let share = RESAMPLES.div_ceil(thread::available_parallelism().map_or(1, NonZero::get));
+    let resamples = (DRAWS / parts.len()).clamp(1000, RESAMPLES);
+    let mut values = vec![0.0; resamples];
+    let share = resamples.div_ceil(thread::available_parallelism().map_or(1, NonZero::get));
     thread::scope(|scope| {
         for (thread, values) in values.chunks_mut(share).enumerate() {
             let sample = &sample;

@@ -57,23 +57,24 @@ impl<'a> Reader<'a> {
         path: &Path,
         progress: &mut dyn FnMut(Checked) -> ControlFlow<()>,
     ) -> Result<Option<Dataset>> {
-        self.read_some(path, &Selection::default(), progress)
+        self.read_some(path, "it has nothing to learn from", &Selection::default(), progress)
     }
 
     /// Checks some rows of a file; none if `progress` breaks off.
     ///
     /// # Errors
-    /// When the file cannot be read, or holds no rows.
+    /// When the file cannot be read, or holds no rows: `purpose` says what that means.
     pub fn read_some(
         &mut self,
         path: &Path,
+        purpose: &str,
         selection: &Selection,
         progress: &mut dyn FnMut(Checked) -> ControlFlow<()>,
     ) -> Result<Option<Dataset>> {
         let folder = folder_of(path);
         let file: Arc<Path> = path.into();
         let mut read = |row, line: &[u8]| self.example(line, &folder, &file, row);
-        check(path, "it has nothing to learn from", selection, &mut read, progress)
+        check(path, purpose, selection, &mut read, progress)
     }
 
     fn example(&mut self, line: &[u8], folder: &Path, file: &Arc<Path>, row: u64) -> Result<Example> {

@@ -112,10 +112,14 @@ fn what_does_not_fit_is_told_before_anything_is_loaded() {
         let error = folder.error(kind, &[more, &["--model", path(model.path())]].concat());
         assert!(error.contains(expected), "{kind} {more:?}: {error}");
     };
-    refused("vqa", &["--metric", "vqa"], "the metric vqa does not fit the data: row 1");
-    refused("caption", &["--limit", "1"], "the metric cider does not fit the data");
+    refused("vqa", &["--metric", "vqa"], "all of the 2 rows are bad");
+    refused("caption", &["--limit", "1"], "the metric cider does not fit");
+    refused("choice", &["--stop", "x"], "--stop is about answers that are generated");
+    refused("choice", &["--by", "letter-likelihood", "-n", "5"], "--max-tokens is about answers");
     refused("vqa", &["--compare", "@none.jsonl"], "cannot read");
-    refused("vqa", &["-o", "@rows.jsonl"], "that is the input");
+    refused("vqa", &["-o", "@rows.jsonl"], "that is the data");
+    refused("vqa", &["-o", "@new.jsonl", "--report", "@new.jsonl"], "--report");
+    refused("vqa", &["--report", "/proc/page.html"], "nothing can be written there");
     refused("vqa", &["-o", "@no/out.jsonl"], "there is no folder");
     folder.write("out.jsonl", &["old"]);
     refused("vqa", &["-o", "@out.jsonl"], "--resume goes on with it, --force replaces it");
@@ -129,6 +133,8 @@ fn what_does_not_fit_is_told_before_anything_is_loaded() {
             "{",
             r#"{"answer": "x"}"#,
             r#"{"prompt": "Hi", "answer": "x", "image": "none.png"}"#,
+            r#"{"prompt": "Hi", "answer": "x", "max_tokens": 0}"#,
+            r#"{"prompt": "Hi", "answer": "x", "temperature": -1}"#,
         ],
     );
     let output =
@@ -140,7 +146,9 @@ fn what_does_not_fit_is_told_before_anything_is_loaded() {
         "row 3: the line holds no JSON object",
         "row 4: the row has no prompt",
         "row 5: cannot read the picture",
-        "all of the 5 rows are bad",
+        "row 6: max_tokens is 0",
+        "row 7: ",
+        "all of the 7 rows are bad",
     ] {
         assert!(stderr.contains(expected), "{expected}: {stderr}");
     }

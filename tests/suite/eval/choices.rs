@@ -1,9 +1,10 @@
 //! Questions with options.
 
+use mlx_rs::Array;
 use serde_json::{Value, json};
 
 use super::folder::{Folder, value};
-use crate::common::{golden, path, succeeds};
+use crate::common::{copy_of, golden, path, save, succeeds, tensors};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap()
@@ -31,9 +32,14 @@ fn likelihoods_are_those_of_the_options_as_completions() {
         let options: Vec<&str> =
             record["options"].as_array().unwrap().iter().map(|option| option.as_str().unwrap()).collect();
         let logs: Vec<f64> = record["log_likelihoods"].as_array().unwrap().iter().map(number).collect();
-        for (option, log) in options.iter().zip(&logs) {
-            // generate --choose scores the same tokens; shares are of the sums.
-            assert!(log.is_finite() && *log < 0.0, "{option}");
+        // generate --choose scores the same tokens.
+        let model = golden("phi3v-tiny");
+        let mut args = vec!["generate", "--model", path(&model), "--dtype", "float32", "--quiet", "--json"];
+        args.extend(["--ignore-chat-template", "--prompt", prompt]);
+        args.extend(options.iter().flat_map(|option| ["--choose", option]));
+        let chosen: Value = serde_json::from_str(&succeeds(&args).0).unwrap();
+        for (option, log) in chosen["choice"]["options"].as_array().unwrap().iter().zip(&logs) {
+            assert!((number(&option["log_probability"]) - log).abs() < 1e-4, "{option} {log}");
         }
         let best = (0..logs.len()).max_by(|&a, &b| {
             let per_character = |at: usize| logs[at] / options[at].chars().count() as f64;
@@ -91,8 +97,22 @@ fn letters_are_asked_for_and_found() {
     assert_eq!(record["prompt"], asked);
     assert!(record["answer"].is_string());
     assert_eq!(summary["figures"].as_array().unwrap().len(), 2);
+    folder.eval("choice", &["--by", "letter", "--ignore-chat-template", "-n", "2", "-o", "@plain.jsonl"]);
+    assert_eq!(folder.records("plain.jsonl")[0]["prompt"], format!("{asked}\nAnswer:"));
     folder.eval("choice", &["--by", "letter-likelihood", "--ignore-chat-template", "-o", "@likely.jsonl"]);
     let record = &folder.records("likely.jsonl")[0];
     assert_eq!(record["prompt"], "Which is a fruit?\nA. stone\nB. apple\nAnswer:");
     assert_eq!(record["log_likelihoods"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_model_that_computes_nonsense_is_told() {
+    let folder = Folder::with(&[json!({"question": "Which?", "choices": ["stone", "apple"], "answer": 1})]);
+    let model = copy_of("text/phi3");
+    let mut weights = tensors(model.path());
+    let nan = weights["model.norm.weight"].multiply(Array::from_f32(f32::NAN)).unwrap();
+    weights.insert("model.norm.weight".into(), nan);
+    save(model.path(), "model.safetensors", &weights);
+    let error = folder.error("choice", &["--model", path(model.path()), "--ignore-chat-template"]);
+    assert!(error.contains("row 1: the model computes numbers that are none (NaN)"), "{error}");
 }

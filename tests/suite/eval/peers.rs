@@ -43,7 +43,7 @@ fn accuracies_are_those_of_lm_eval() {
         record
     });
     let judged: Vec<Record> = judged.collect();
-    let figures = Task::Choice(By::Likelihood).statistics(&judged).unwrap();
+    let figures = Task::Choice(By::Likelihood).statistics(&judged.iter().collect::<Vec<_>>()).unwrap();
     for (figure, theirs) in figures.iter().zip(["acc_norm", "acc"]) {
         let ours = figure.estimate(0);
         assert!(close(ours.value, number(&recorded[theirs]["mean"])), "{ours:?}");

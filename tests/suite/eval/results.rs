@@ -1,11 +1,23 @@
 //! What is written: results that runs go on with, comparisons, and the page.
 
 use std::fs;
+use std::ops::ControlFlow;
 
+use phi3v::checkpoint::ModelFiles;
+use phi3v::engine::sampler::Sampling;
+use phi3v::engine::{Engine, EngineOptions};
+use phi3v::eval::ask::{self, Asking};
+use phi3v::eval::metrics::AnswerMetric;
+use phi3v::eval::summary::{Compared, Summary};
+use phi3v::eval::task::Task;
+use phi3v::models;
+use phi3v::processor::image_source::ImageLimits;
+use phi3v::processor::{NumCrops, PictureSizes, Processor};
+use phi3v::rows::{Defaults, Fields};
 use serde_json::{Value, json};
 
 use super::folder::{Folder, strs, value};
-use crate::common::{golden, path, succeeds};
+use crate::common::{golden, path, phi3v, succeeds, text};
 
 fn rows() -> Folder {
     let row = |at: usize| match at % 3 {
@@ -83,11 +95,106 @@ fn models_and_earlier_results_are_compared_row_by_row() {
     // Of some of the rows, too; of other data, or of another kind, it does not.
     let some = folder.eval("perplexity", &["--model", &packed, "--compare", "@out.other.jsonl", "--limit", "5"]);
     assert_eq!(some["comparison"]["figures"][0]["rows"], 5);
+    fs::copy(folder.path("out.other.jsonl"), folder.path("earlier.out")).unwrap();
+    fs::copy(folder.path("out.other.jsonl.state"), folder.path("earlier.out.state")).unwrap();
+    let named = folder.eval("perplexity", &["--model", &packed, "--compare", "@earlier.out"]);
+    assert_eq!(named["comparison"]["figures"], summary["comparison"]["figures"]);
     folder.write("others.jsonl", &[json!({"text": "Other words."})]);
     let error = folder.error("perplexity", &["--data", "@others.jsonl", "--compare", "@out.other.jsonl"]);
     assert!(error.contains("it is of other data"), "{error}");
     let error = folder.error("kl", &["--reference", path(&tiny), "--compare", "@out.other.jsonl"]);
     assert!(error.contains("it is of phi3v eval perplexity, not kl"), "{error}");
+}
+
+#[test]
+fn captions_are_compared_among_the_same_rows() {
+    let folder = Folder::new();
+    for (name, color) in [("red.png", [200, 0, 0]), ("blue.png", [0, 0, 200]), ("green.png", [0, 200, 0])] {
+        folder.picture(name, color);
+    }
+    let row = |name: &str, caption: &str| json!({"image": format!("{name}.png"), "caption": caption});
+    folder.write("rows.jsonl", &[row("red", "a red field"), row("blue", "a blue sky"), row("green", "some grass")]);
+    folder.eval("caption", &["-n", "4", "-o", "@out.jsonl"]);
+    // What is rare among two of the rows is another thing than among all.
+    let compared = folder.eval("caption", &["-n", "4", "--limit", "2", "--compare", "@out.jsonl"]);
+    assert_eq!(compared["comparison"]["rows"], 2);
+    for figure in compared["comparison"]["figures"].as_array().unwrap() {
+        assert_eq!(figure["difference"], 0.0, "{figure}");
+    }
+}
+
+#[test]
+fn other_tokens_are_not_compared_as_if_they_were_the_same() {
+    let folder = Folder::with(&[
+        json!({"prompt": "Count", "completion": "One, two, three."}),
+        json!({"prompt": "Say it", "completion": "Immeasurable happiness."}),
+    ]);
+    let (llama, qwen2) = (golden("text/llama"), golden("text/qwen2"));
+    let args = ["--model", path(&llama), "--compare", path(&qwen2), "-o", "@out.jsonl"];
+    let summary = folder.eval("perplexity", &args);
+    let tokens =
+        |name: &str| folder.records(name).iter().map(|record| record["scores"]["tokens"].clone()).collect::<Vec<_>>();
+    assert_ne!(tokens("out.jsonl"), tokens("out.other.jsonl"));
+    let figures = summary["comparison"]["figures"].as_array().unwrap();
+    assert_eq!(figures.iter().map(|figure| &figure["name"]).collect::<Vec<_>>(), ["bits per byte"]);
+
+    fs::write(folder.path("text.txt"), "Some words to read, and more of them, and some more still.").unwrap();
+    folder.eval("perplexity", &["--data", "@text.txt", "--window", "16", "-o", "@windows.jsonl"]);
+    let other = ["--data", "@text.txt", "--window", "12", "--compare", "@windows.jsonl"];
+    let error = folder.error("perplexity", &other);
+    assert!(error.contains("predicts another part of the text"), "{error}");
+}
+
+#[test]
+fn a_row_that_fails_on_the_way_does_not_count() {
+    let folder = Folder::new();
+    folder.picture("red.png", [200, 0, 0]);
+    let files = ModelFiles::read(&golden("phi3v-tiny")).unwrap();
+    let model = models::load(&files, None, |_, _| ()).unwrap();
+    let processor = Processor::read(&files).unwrap();
+    let asking = Asking {
+        defaults: Defaults {
+            system: None,
+            chat_template: true,
+            max_tokens: 2,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            num_crops: NumCrops::Fixed(1),
+            limits: ImageLimits::default(),
+            grammar: None,
+            early_stop: None,
+        },
+        prompt: None,
+        instruction: None,
+        max_position_embeddings: 4096,
+    };
+    let mut sizes = PictureSizes::new(ImageLimits::default());
+    let rows = [r#"{"prompt": "Hi", "answer": "."}"#, r#"{"prompt": "Hi", "answer": ".", "image": "red.png"}"#];
+    let asked: Vec<_> = rows
+        .iter()
+        .zip(1..)
+        .map(|(row, number)| {
+            let fields = Fields::parse(row.as_bytes()).unwrap();
+            asking.read(number, fields, &folder.path(""), &processor, &mut sizes).unwrap().0
+        })
+        .collect();
+    fs::remove_file(folder.path("red.png")).unwrap();
+    let engine = Engine::new(model, processor, &files, EngineOptions::default()).unwrap();
+    let task = Task::Vqa(vec![AnswerMetric::Regex]);
+    let judge = task.judge(asked.iter().map(|asked| &asked.record));
+    let mut records = Vec::new();
+    let mut on_record = |record| {
+        records.push(record);
+        Ok(())
+    };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    assert!(ask::answer(&engine, &asked, &asking.defaults, &judge, &mut on_record, go_on).unwrap());
+    assert!(records[1].error.as_ref().unwrap().contains("red.png"), "{records:?}");
+    let summary = Summary::new(&task, "tiny", &records, 0).unwrap();
+    assert_eq!((summary.rows, summary.failed), (1, 1));
+    let compared = Compared::new(&task, ["tiny", "tiny"], &records, &records, 0).unwrap();
+    assert_eq!(compared.rows, 1);
+    assert!(Summary::new(&task, "tiny", &records[1..], 0).unwrap_err().to_string().contains("row 2: "));
 }
 
 #[test]
@@ -109,7 +216,7 @@ fn the_page_shows_what_went_wrong() {
         page.contains("&lt;script&gt;What?&lt;") && page.contains("a &amp; b") && !page.contains("<script"),
         "{page}"
     );
-    assert!(page.contains("src=\"data:image/jpeg;base64,") && page.contains("Not right: 1 of 2 rows"));
+    assert!(page.contains("src=\"data:image/jpeg;base64,") && page.contains("Not wholly right: 1 of 2 rows"));
     // Nothing is fetched from elsewhere.
     assert!(!page.contains("http://") && !page.contains("https://"));
 }
@@ -122,14 +229,14 @@ fn ctrl_c_says_how_far_it_came() {
     let folder =
         Folder::with(&(0..400).map(|at| json!({"prompt": format!("Row {at}"), "answer": "x"})).collect::<Vec<_>>());
     let args = folder.args("vqa", &["-n", "20", "-o", "@out.jsonl"]);
-    let child = crate::common::phi3v(&strs(&args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = phi3v(&strs(&args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = || fs::read_to_string(folder.path("out.jsonl")).unwrap_or_default().lines().count();
     while lines() < 5 {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert!(Command::new("sh").arg("-c").arg(format!("kill -INT {}", child.id())).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    let stderr = crate::common::text(&output.stderr);
+    let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains(&format!("interrupted; {} of 400 rows are done, --resume continues", lines())), "{stderr}");
     assert!((5..400).contains(&lines()));
