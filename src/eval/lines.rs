@@ -12,13 +12,13 @@ impl Summary {
         let widest = |names: &mut dyn Iterator<Item = &str>| names.map(|name| name.chars().count()).max().unwrap_or(0);
         let width = widest(&mut self.figures.iter().map(|figure| figure.name));
         let failed = if self.failed > 0 { format!("; {} failed and do not count", self.failed) } else { String::new() };
-        let mut lines = vec![format!("{:width$}  {} rows{failed}", self.model, self.rows)];
+        let mut lines = vec![format!("{:width$}  {}{failed}", self.model, rows(self.rows))];
         lines.extend(self.figures.iter().map(|figure| format!("{:width$}  {}", figure.name, shown(figure))));
         if !self.groups.is_empty() {
             let width = widest(&mut self.groups.iter().map(|group| &*group.name));
             lines.push(String::new());
             let line =
-                |Group { name, figure }: &Group| format!("{name:width$}  {} of {} rows", shown(figure), figure.rows);
+                |Group { name, figure }: &Group| format!("{name:width$}  {} of {}", shown(figure), rows(figure.rows));
             lines.extend(self.groups.iter().take(MOST_GROUPS).map(line));
             if self.groups.len() > MOST_GROUPS {
                 lines.push(format!("and {} groups more, which --json has", self.groups.len() - MOST_GROUPS));
@@ -35,7 +35,7 @@ impl Summary {
         if let Some(Compared { sentences, rows, .. }) = &self.comparison {
             lines.push(String::new());
             if *rows < self.rows {
-                lines.push(format!("On the {rows} rows that both have:"));
+                lines.push(format!("On the {} that both have:", self::rows(*rows)));
             }
             lines.extend(sentences.iter().cloned());
         }
@@ -57,4 +57,8 @@ fn number(x: f64, kind: Kind) -> String {
         // Four digits that count.
         Kind::Plain => format!("{x:.*}", (3 - x.abs().max(1e-9).log10().floor() as i32).clamp(0, 6) as usize),
     }
+}
+
+fn rows(count: usize) -> String {
+    if count == 1 { "1 row".into() } else { format!("{count} rows") }
 }

@@ -7,6 +7,7 @@ use mlx_rs::Array;
 
 use super::data::{Example, Order};
 use super::gradient::{Batch, Piece, Target};
+use crate::memory::Demand;
 use crate::models::{Model, Whole};
 use crate::processor::image_source::ImageLimits;
 use crate::processor::{NumCrops, Processor, Segment, Tiles};
@@ -182,6 +183,17 @@ pub struct Largest {
 }
 
 impl Largest {
+    /// What reading such a batch at once asks of a model.
+    pub fn demand(&self) -> Demand {
+        Demand {
+            prompt_tokens: self.positions,
+            image_tokens: self.image_tokens,
+            tiles: self.image_tokens.div_ceil(144).min(17),
+            prefill_step_size: self.positions,
+            ..Demand::default()
+        }
+    }
+
     /// Of these examples in this order: of the first epoch, as others differ little. Also how many batches it has.
     pub fn of(examples: &[Example], order: &Order) -> (Self, usize) {
         let lengths: Vec<usize> = examples.iter().map(Example::len).collect();

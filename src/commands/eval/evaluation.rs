@@ -1,29 +1,29 @@
 //! One evaluation, of whichever model: rows to items, items to records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sampler::Sampling;
 use phi3v::engine::stop_tokens;
-use phi3v::eval::ask::{self, Asked, Asking};
+use phi3v::eval::ask::{self, Asking};
 use phi3v::eval::choose::{self, By, Posed};
 use phi3v::eval::passage::{Passage, Windows};
 use phi3v::eval::read;
-use phi3v::eval::record::{Record, Results};
+use phi3v::eval::record::Results;
 use phi3v::eval::task::Task;
-use phi3v::memory::Demand;
 use phi3v::processor::PictureSizes;
-use phi3v::processor::image_source::ImageSource;
-use phi3v::rows::{self, Defaults, Fields, RowFile, Rows, Selection, State, folder_of};
+use phi3v::rows::{self, Defaults, Fields, Rows, Selection, State, folder_of};
 use phi3v::train::batch::Reading;
 use phi3v::train::data::{Reader, Settings};
 use serde_json::json;
 
 use super::args::{AskArgs, TextArgs};
+use super::checks::{check_reference, is_rows, refuse_generation};
+use super::items::{Items, demand};
 use crate::cli::{CutArgs, EngineArgs, ModelArgs};
 use crate::commands::bad_rows;
 use crate::commands::rows::add_cache;
@@ -57,45 +57,6 @@ pub(super) enum How {
     Read { text: TextArgs, reference: Option<ModelArgs> },
     /// Questions are answered.
     Ask { ask: AskArgs, prompt: Option<String>, engine: Box<EngineArgs> },
-}
-
-/// What is put to a model.
-pub(super) enum Items {
-    Passages(Vec<Passage>),
-    Asked(Vec<Asked>),
-    Posed(Vec<Posed>),
-}
-
-impl Items {
-    /// The rows' numbers.
-    pub(super) fn rows(&self) -> Vec<u64> {
-        self.records().iter().map(|record| record.row).collect()
-    }
-
-    pub(super) fn records(&self) -> Vec<&Record> {
-        match self {
-            Self::Passages(passages) => passages.iter().map(|passage| &passage.record).collect(),
-            Self::Asked(asked) => asked.iter().map(|asked| &asked.record).collect(),
-            Self::Posed(posed) => posed.iter().map(|posed| &posed.asked.record).collect(),
-        }
-    }
-}
-
-impl Items {
-    /// The rows' pictures.
-    pub(super) fn pictures(&self) -> BTreeMap<u64, Vec<ImageSource>> {
-        let of = |asked: &Asked| (asked.record.row, asked.row.images.clone());
-        match self {
-            Self::Passages(passages) => passages
-                .iter()
-                .map(|passage| passage.example.images.iter().map(|image| image.source.clone()).collect())
-                .zip(passages)
-                .map(|(images, passage)| (passage.record.row, images))
-                .collect(),
-            Self::Asked(asked) => asked.iter().map(of).collect(),
-            Self::Posed(posed) => posed.iter().map(|posed| of(&posed.asked)).collect(),
-        }
-    }
 }
 
 /// A model, and rows that are good for it.
@@ -309,14 +270,7 @@ impl Evaluation {
         results: &mut Results,
         ui: &Ui,
     ) -> Result<bool> {
-        let largest = read::largest(passages);
-        let demand = Demand {
-            prompt_tokens: largest.positions,
-            image_tokens: largest.image_tokens,
-            tiles: largest.image_tokens.div_ceil(144).min(17),
-            prefill_step_size: largest.positions,
-            ..Demand::default()
-        };
+        let demand = read::largest(passages).demand();
         let load = |opened: Opened| opened.load_model(demand, ui);
         let (ours, theirs) = (load(opened)?, reference.map(load).transpose()?);
         let reading = |(model, processor)| Reading {
@@ -344,74 +298,6 @@ impl Evaluation {
         bar.finish_and_clear();
         done
     }
-}
-
-/// Whether a file holds rows and not text: by its name, or where that tells nothing by its beginning.
-fn is_rows(path: &Path) -> Result<bool> {
-    ensure!(!path.is_dir(), "--data {}: that is a folder; a file is expected", path.display());
-    ensure!(path.is_file(), "--data {}: there is no such file", path.display());
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
-    Ok(match extension.as_deref() {
-        Some("jsonl" | "ndjson" | "json" | "parquet") => true,
-        Some("txt" | "md") => false,
-        _ => RowFile::open(path)?.next_row().is_ok_and(|row| row.is_some_and(|(_, line)| Fields::parse(line).is_ok())),
-    })
-}
-
-/// An error if a flag is there that means nothing where no answer is generated.
-fn refuse_generation(ask: &AskArgs, engine: &EngineArgs) -> Result<()> {
-    let given = [
-        ("--max-tokens", ask.max_tokens.is_some()),
-        ("--stop", !ask.stop.is_empty()),
-        ("--max-batch-size", ask.max_batch_size.is_some()),
-        ("--draft-model", engine.draft_model.is_some()),
-        ("--prompt-lookup", engine.prompt_lookup),
-        ("--num-draft-tokens", engine.num_draft_tokens.is_some()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => bail!("{flag} is about answers that are generated: it goes with --by letter"),
-        None => Ok(()),
-    }
-}
-
-fn check_reference(opened: &Opened, reference: &Opened, passages: &[Passage]) -> Result<()> {
-    ensure!(
-        opened.processor.tokenizer.has_vocabulary_of(&reference.processor.tokenizer),
-        "--reference {}: it has another vocabulary, so that predictions cannot be compared",
-        reference.files.folder.display()
-    );
-    let pictures = passages.iter().any(|passage| !passage.example.images.is_empty());
-    ensure!(
-        !pictures || reference.processor.has_vision(),
-        "--reference {}: it takes no pictures, which the rows have",
-        reference.files.folder.display()
-    );
-    let (ours, theirs) = (opened.vocab_size()?, reference.vocab_size()?);
-    ensure!(
-        ours == theirs,
-        "--reference {}: it has logits of {theirs} tokens, and the model of {ours}",
-        reference.files.folder.display()
-    );
-    let context = reference.files.max_position_embeddings()?;
-    let longest = passages.iter().map(|passage| passage.example.len()).max().unwrap_or(0);
-    ensure!(longest <= context, "--reference: a row takes {longest} positions, more than its context of {context}");
-    Ok(())
-}
-
-/// How many items there are, and what they ask of a model.
-fn demand(items: &Items, max_tokens: usize) -> (usize, Demand) {
-    let asked: Vec<&Asked> = match items {
-        Items::Asked(asked) => asked.iter().collect(),
-        Items::Posed(posed) => posed.iter().map(|posed| &posed.asked).collect(),
-        Items::Passages(_) => Vec::new(),
-    };
-    let demand = Demand {
-        prompt_tokens: asked.iter().map(|asked| asked.positions).max().unwrap_or(0),
-        tiles: if asked.iter().any(|asked| !asked.row.images.is_empty()) { 17 } else { 0 },
-        max_tokens,
-        ..Demand::default()
-    };
-    (asked.len(), demand)
 }
 
 fn bar(ui: &Ui, total: usize, before: usize) -> ProgressBar {

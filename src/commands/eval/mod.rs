@@ -1,7 +1,9 @@
 //! `phi3v eval`: how good a model is, and whether another one is better.
 
 mod args;
+mod checks;
 mod evaluation;
+mod items;
 mod report;
 
 use std::collections::BTreeMap;

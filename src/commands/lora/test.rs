@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use phi3v::memory::Demand;
 use phi3v::train::batch::{Batches, Largest, Reading};
 use phi3v::train::data::{DataFiles, Order, Reader};
 use phi3v::train::evaluate::evaluate;
@@ -34,14 +33,7 @@ pub(super) fn run(args: TestArgs) -> Result<ExitCode> {
 
     let order = Order::new(0, rows.batch_size.into(), None)?;
     let (largest, _) = Largest::of(&dataset.good, &order);
-    let demand = Demand {
-        prompt_tokens: largest.positions,
-        image_tokens: largest.image_tokens,
-        tiles: largest.image_tokens.div_ceil(144).min(17),
-        prefill_step_size: largest.positions,
-        ..Demand::default()
-    };
-    let (model, processor) = opened.load_model(demand, &ui)?;
+    let (model, processor) = opened.load_model(largest.demand(), &ui)?;
     interrupt::listen()?;
     let reading = Reading {
         model: &*model,
