@@ -22,6 +22,7 @@ impl Items {
         self.records().iter().map(|record| record.row).collect()
     }
 
+    /// What is known of the rows.
     pub(super) fn records(&self) -> Vec<&Record> {
         match self {
             Self::Passages(passages) => passages.iter().map(|passage| &passage.record).collect(),
@@ -29,22 +30,16 @@ impl Items {
             Self::Posed(posed) => posed.iter().map(|posed| &posed.asked.record).collect(),
         }
     }
-}
 
-impl Items {
     /// The rows' pictures.
     pub(super) fn pictures(&self) -> BTreeMap<u64, Vec<ImageSource>> {
-        let of = |asked: &Asked| (asked.record.row, asked.row.images.clone());
-        match self {
-            Self::Passages(passages) => passages
-                .iter()
-                .map(|passage| passage.example.images.iter().map(|image| image.source.clone()).collect())
-                .zip(passages)
-                .map(|(images, passage)| (passage.record.row, images))
-                .collect(),
-            Self::Asked(asked) => asked.iter().map(of).collect(),
-            Self::Posed(posed) => posed.iter().map(|posed| of(&posed.asked)).collect(),
-        }
+        let read = |passage: &Passage| passage.example.images.iter().map(|image| image.source.clone()).collect();
+        let pictures: Vec<Vec<ImageSource>> = match self {
+            Self::Passages(passages) => passages.iter().map(read).collect(),
+            Self::Asked(asked) => asked.iter().map(|asked| asked.row.images.clone()).collect(),
+            Self::Posed(posed) => posed.iter().map(|posed| posed.asked.row.images.clone()).collect(),
+        };
+        self.rows().into_iter().zip(pictures).collect()
     }
 }
 
