@@ -64,36 +64,19 @@ fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
     let other = compare.as_deref().map(|compare| find_other(compare, &common.model)).transpose()?;
     let other_output = output.as_deref().filter(|_| matches!(other, Some(Other::Model(_)))).map(other_output);
     check_paths(&evaluation.data, [&output, &other_output], &report, &other, resume || force)?;
-    let mut name = name_of(&common.model);
-    let begin = |model: ModelArgs, output: Option<PathBuf>| -> Result<Run> {
-        let prepared = evaluation.prepare(model, &ui)?;
-        let results = match &output {
-            None => Results::new(),
-            Some(path) => {
-                let state = evaluation.state(&prepared)?;
-                match resume && path.exists() {
-                    true => Results::resume(path, &state, &prepared.items.rows())?,
-                    false => Results::create(path, state, force),
-                }
-            }
-        };
-        Ok(Run { prepared, results, can_resume: output.is_some() })
-    };
-    let ours = begin(common.model.clone(), output)?;
+    let names = names(&common.model, other.as_ref());
+    let begin = |model, output| Run::begin(&evaluation, model, output, resume, force, &ui);
+    let ours = begin(common.model, output)?;
     let theirs = match other {
         None => None,
         Some(Other::Results(path, records)) => {
             check_results(&path, task, &ours.prepared, &records)?;
-            Some((path.display().to_string(), Theirs::Results(records)))
+            Some(Theirs::Results(records))
         }
         Some(Other::Model(model)) => {
-            let mut other_name = name_of(&model);
-            if name == other_name {
-                (name, other_name) = (full_name(&common.model), full_name(&model));
-            }
             let theirs = begin(*model, other_output)?;
             pair(&ours.prepared.items.records(), &theirs.prepared.items.records())?;
-            Some((other_name, Theirs::Model(Box::new(theirs))))
+            Some(Theirs::Model(Box::new(theirs)))
         }
     };
 
@@ -101,22 +84,21 @@ fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
     let pictures = if report.is_some() { ours.prepared.items.pictures() } else { BTreeMap::new() };
     let interrupted = Ok(ExitCode::from(interrupt::EXIT_CODE));
     let Some(records) = ours.finish(&evaluation, &ui)? else { return interrupted };
-    let theirs = match theirs {
-        None => None,
-        Some((name, Theirs::Results(records))) => Some((name, records)),
-        Some((name, Theirs::Model(theirs))) => match theirs.finish(&evaluation, &ui)? {
-            Some(records) => Some((name, records)),
+    let others = match theirs {
+        None => Vec::new(),
+        Some(Theirs::Results(records)) => records,
+        Some(Theirs::Model(theirs)) => match theirs.finish(&evaluation, &ui)? {
+            Some(records) => records,
             None => return interrupted,
         },
     };
-    let mut summary = Summary::new(task, &name, &records, seed)?;
-    if let Some((other_name, theirs)) = &theirs {
-        summary.comparison = Some(Compared::new(task, [&name, other_name], &records, theirs, seed)?);
+    let mut summary = Summary::new(task, &names[0], &records, seed)?;
+    if !others.is_empty() {
+        summary.comparison = Some(Compared::new(task, [&names[0], &names[1]], &records, &others, seed)?);
     }
     report::print(&summary, json)?;
     if let Some(path) = &report {
-        let others = theirs.as_ref().map_or(&[][..], |(_, records)| records);
-        let limits = evaluation.cut.limits();
+        let (others, limits) = (&others[..], evaluation.cut.limits());
         let page = Page { task, summary: &summary, records: &records, others, pictures: &pictures, limits };
         report::write_page(path, &page)?;
         ui.status(format!("report      {}", path.display()));
@@ -210,6 +192,28 @@ struct Run {
 }
 
 impl Run {
+    fn begin(
+        evaluation: &Evaluation,
+        model: ModelArgs,
+        output: Option<PathBuf>,
+        resume: bool,
+        force: bool,
+        ui: &Ui,
+    ) -> Result<Self> {
+        let prepared = evaluation.prepare(model, ui)?;
+        let results = match &output {
+            None => Results::new(),
+            Some(path) => {
+                let state = evaluation.state(&prepared)?;
+                match resume && path.exists() {
+                    true => Results::resume(path, &state, &prepared.items.rows())?,
+                    false => Results::create(path, state, force),
+                }
+            }
+        };
+        Ok(Self { prepared, results, can_resume: output.is_some() })
+    }
+
     /// All records of a model; none if Ctrl-C came first.
     fn finish(self, evaluation: &Evaluation, ui: &Ui) -> Result<Option<Vec<Record>>> {
         let Self { prepared, mut results, can_resume } = self;
@@ -227,7 +231,16 @@ impl Run {
     }
 }
 
-/// What a model is called in figures.
+/// What the model and the other one are called in figures.
+fn names(model: &ModelArgs, other: Option<&Other>) -> [String; 2] {
+    match other {
+        None => [name_of(model), String::new()],
+        Some(Other::Results(path, _)) => [name_of(model), path.display().to_string()],
+        Some(Other::Model(other)) if name_of(model) == name_of(other) => [full_name(model), full_name(other)],
+        Some(Other::Model(other)) => [name_of(model), name_of(other)],
+    }
+}
+
 fn name_of(model: &ModelArgs) -> String {
     let last = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let name = last(Path::new(&model.model));
