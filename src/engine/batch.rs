@@ -6,10 +6,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
-use mlx_rs::transforms::eval;
 
 use super::answer::Answer;
-use super::sequence::{Part, Sequence, forward, logits};
+use super::sequence::{Part, Sequence, step};
 use super::speculate::Proposer;
 use super::{Engine, Event, FinishReason, Generation, Request};
 
@@ -94,19 +93,7 @@ impl<'e, K: Copy> Batch<'e, K> {
                 positions.extend((plan.start + plan.n - 1..).take(1 + plan.proposed.len()));
             }
         }
-        let hidden = forward(&mut parts)?;
-        let total = hidden.dim(1);
-        let logits = match positions.is_empty() {
-            true => None,
-            false => Some(logits(self.engine.model(), &hidden, &positions)?),
-        };
-        drop(hidden);
-        eval(self.running.iter().flat_map(|row| row.sequence.cache.arrays()).chain(&logits))?;
-        if total > 64 {
-            // Buffers of a chunk's size are of no use to the next step, which is smaller.
-            mlx_rs::memory::clear_cache()?;
-        }
-
+        let logits = step(&mut parts, &positions)?;
         let logits = logits.as_ref().map(|logits| logits.try_as_slice::<f32>()).transpose()?.unwrap_or_default();
         let mut logits = logits.chunks(self.engine.vocab_size);
         let computed = computing.elapsed();

@@ -79,8 +79,13 @@ impl<'m> Sequence<'m> {
                 }
             })
         };
-        let inputs = prompt.segments.iter().map(input).collect::<Result<_>>()?;
-        Ok(Self { model, inputs, len: prompt.len(), cache: model.new_cache(prompt.len(), settings) })
+        Ok(Self::of(model, prompt.segments.iter().map(input).collect::<Result<_>>()?, settings))
+    }
+
+    /// A sequence of what the model reads. Nothing is prefilled yet.
+    pub(crate) fn of(model: &'m dyn Model, inputs: Vec<Input>, settings: CacheSettings) -> Self {
+        let len = inputs.iter().map(Input::len).sum();
+        Self { model, inputs, len, cache: model.new_cache(len, settings) }
     }
 
     /// Positions of the sequence, those not yet in the cache included.
@@ -261,6 +266,22 @@ pub fn forward(parts: &mut [Part]) -> Result<Array> {
     let mut rows: Vec<Row> =
         parts.iter_mut().map(|part| Row { n: part.n + part.proposed.len(), cache: &mut part.sequence.cache }).collect();
     Ok(model.forward(&x, &mut rows)?)
+}
+
+/// A step of a batch: runs the parts through their model, and computes logits `[n, vocab_size]` in float32 at these of all
+/// their positions; none at none.
+pub(crate) fn step(parts: &mut [Part], positions: &[usize]) -> Result<Option<Array>> {
+    let model = parts.first().context("there is nothing to compute")?.sequence.model;
+    let hidden = forward(parts)?;
+    let total = hidden.dim(1);
+    let logits = if positions.is_empty() { None } else { Some(logits(model, &hidden, positions)?) };
+    drop(hidden);
+    eval(parts.iter().flat_map(|part| part.sequence.cache.arrays()).chain(&logits))?;
+    if total > 64 {
+        // Buffers of a chunk's size are of no use to the next step, which is smaller.
+        mlx_rs::memory::clear_cache()?;
+    }
+    Ok(logits)
 }
 
 /// Logits `[n, vocab_size]` in float32 at these positions of hidden states `[1, .., hidden_size]`.

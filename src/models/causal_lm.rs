@@ -268,6 +268,10 @@ impl<B: Block> Model for CausalLm<B> {
     fn max_position_embeddings(&self) -> usize {
         self.max_position_embeddings
     }
+
+    fn sliding_window(&self) -> Option<usize> {
+        self.sliding_window
+    }
 }
 
 impl Config {

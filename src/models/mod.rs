@@ -125,6 +125,9 @@ pub trait Model {
 
     /// The longest sequence.
     fn max_position_embeddings(&self) -> usize;
+
+    /// How many positions one looks back on, itself included, where not on all.
+    fn sliding_window(&self) -> Option<usize>;
 }
 
 /// Loads a checkpoint folder's model. Floating-point weights are cast to `dtype`, or left as stored.

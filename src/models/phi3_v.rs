@@ -209,4 +209,8 @@ impl Model for Phi3V {
     fn max_position_embeddings(&self) -> usize {
         self.text.max_position_embeddings()
     }
+
+    fn sliding_window(&self) -> Option<usize> {
+        self.text.sliding_window()
+    }
 }
