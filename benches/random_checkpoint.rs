@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let packing = args.q_bits.map(|bits| QuantizedAs::new(Mode::Affine, Some(bits), None)).transpose()?;
     let mut shape = Shape::find(&args.shape, args.num_hidden_layers)?;
     if let Some(packing) = packing {
-        shape = shape.quantized(packing)?;
+        shape = shape.quantized(packing)?.0;
     }
     fs::create_dir(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     for entry in fs::read_dir(&args.tokenizer)? {

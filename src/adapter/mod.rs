@@ -172,6 +172,13 @@ impl Adapter {
         folder::write(folder, files?, extra)
     }
 
+    /// Numbers of it.
+    pub fn parameters(&self) -> u64 {
+        let changes =
+            self.modules.values().flat_map(|change| [&change.a, &change.b].into_iter().chain(&change.magnitude));
+        changes.chain(self.tensors.values()).map(|array| array.size() as u64).sum()
+    }
+
     /// The change of the linear map at `path`.
     pub fn get(&self, path: &str) -> Option<&LowRank> {
         self.modules.get(path)

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mlx_rs::ops::{matmul, zeros_dtype};
+use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
@@ -15,8 +16,13 @@ use crate::device::on_cpu;
 /// How long each limit is looked for.
 const TIME: Duration = Duration::from_millis(300);
 
-/// The machine's name, and what it can do: the best of several runs.
-pub(super) fn measure() -> Result<Machine> {
+/// Bytes that looking for them takes, at most.
+pub(super) fn bytes() -> usize {
+    if on_cpu() { (mlx_cpu::threads() << 24).max(1 << 28) } else { 1 << 30 }
+}
+
+/// The machine's name, and what it can do with numbers of a model's type: the best of several runs.
+pub(super) fn measure(dtype: Dtype) -> Result<Machine> {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let cpu = system.cpus().first().map_or("unknown CPU", |cpu| cpu.brand().trim()).to_owned();
     Ok(Machine {
@@ -24,14 +30,14 @@ pub(super) fn measure() -> Result<Machine> {
         instructions: on_cpu().then(|| mlx_cpu::Level::current().ok()).flatten().map(|level| level.to_string()),
         threads: on_cpu().then(mlx_cpu::threads),
         bytes_per_second: bandwidth()?,
-        flops_per_second: compute()?,
+        flops_per_second: compute(dtype)?,
     })
 }
 
 /// The machine again, where it does better than before.
-pub(super) fn improve(machine: &mut Machine) -> Result<()> {
+pub(super) fn improve(machine: &mut Machine, dtype: Dtype) -> Result<()> {
     machine.bytes_per_second = machine.bytes_per_second.max(bandwidth()?);
-    machine.flops_per_second = machine.flops_per_second.max(compute()?);
+    machine.flops_per_second = machine.flops_per_second.max(compute(dtype)?);
     Ok(())
 }
 
@@ -46,14 +52,16 @@ fn bandwidth() -> Result<f64> {
     best(|| rate(memory.nbytes() as f64, || Ok(memory.sum(None)?)))
 }
 
-/// Operations per second of a product of bfloat16, as a linear map computes it for 512 positions.
-fn compute() -> Result<f64> {
+/// Operations per second of a product, as a linear map computes it for 512 positions.
+fn compute(dtype: Dtype) -> Result<f64> {
     let (rows, size) = if on_cpu() { (512, 4096) } else { (4096, 8192) };
     let numbers = RandomNumbers::new(None);
-    let random = |name: &str, shape: [i32; 2]| {
-        numbers.tensor(&TensorSpec { name: name.into(), dtype: Dtype::Bfloat16, shape: shape.into() })
+    let random = |name: &str, shape: [i32; 2]| -> Result<Array> {
+        let spec = TensorSpec { name: name.into(), dtype: Dtype::Bfloat16, shape: shape.into() };
+        Ok(numbers.tensor(&spec)?.as_dtype(dtype)?)
     };
     let (x, matrix) = (random("x", [rows, size])?, random("matrix", [size, size])?);
+    eval([&x, &matrix])?;
     let product = || -> Result<Array> {
         Ok(match on_cpu() {
             true => mlx_cpu::linear(&x, mlx_cpu::Weight::Dense(&matrix), None)?,

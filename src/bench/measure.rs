@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use mlx_rs::transforms::eval;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -13,13 +12,13 @@ use super::photo;
 use super::report::{Machine, Phase, PhaseName, PointReport};
 use super::work::Facts;
 use super::{OnProgress, Point, Progress, Settings};
-use crate::cache::{CacheSettings, FeatureStore};
+use crate::cache::{CacheSettings, ImageKey};
 use crate::engine::sampler::{Sampler, Sampling};
-use crate::engine::sequence::{Part, Sequence, forward, logits};
+use crate::engine::sequence::{self, Input, Part, Sequence};
 use crate::memory;
 use crate::models::Model;
+use crate::processor::Tiles;
 use crate::processor::image_source::{self, ImageLimits};
-use crate::processor::{Prompt, Segment, Tiles};
 
 /// Somebody broke off.
 #[derive(Debug)]
@@ -61,9 +60,17 @@ pub(super) struct Measuring<'a> {
     facts: &'a Facts,
     settings: Settings,
     cache: CacheSettings,
-    /// Vectors of the photo, in all cuts so far.
-    features: FeatureStore,
     photo: Option<Vec<u8>>,
+    /// What became of the photo, by the most tiles it is cut into.
+    pictures: BTreeMap<u32, Picture>,
+}
+
+/// A picture that was measured.
+#[derive(Clone)]
+struct Picture {
+    input: Input,
+    phases: [(PhaseName, Phase); 3],
+    peak: usize,
 }
 
 /// Seconds of each repetition.
@@ -71,14 +78,12 @@ pub(super) struct Measuring<'a> {
 struct Times {
     prefill: Vec<f64>,
     decode: Vec<f64>,
-    /// Positions that a decoded token looks back on, on average.
-    positions: f64,
 }
 
 impl<'a> Measuring<'a> {
     pub(super) fn new(model: &'a dyn Model, facts: &'a Facts, settings: Settings) -> Result<Self> {
         let cache = settings.cache(facts)?;
-        Ok(Self { model, facts, settings, cache, features: FeatureStore::new(usize::MAX), photo: None })
+        Ok(Self { model, facts, settings, cache, photo: None, pictures: BTreeMap::new() })
     }
 
     fn rounds(&self) -> usize {
@@ -86,9 +91,10 @@ impl<'a> Measuring<'a> {
     }
 
     pub(super) fn point(&mut self, point: &Point, on_progress: &mut OnProgress) -> Result<Measured> {
-        let Point { gen_tokens, batch, images, num_crops, depth, .. } = *point;
+        let Point { gen_tokens, batch, num_crops, depth, .. } = *point;
         let (n, work) = (point.prompt_len()?, self.facts.work);
-        let pictures = if num_crops.is_some() { self.rounds() } else { 0 };
+        let fresh = num_crops.is_some_and(|num_crops| !self.pictures.contains_key(&num_crops));
+        let pictures = if fresh { self.rounds() } else { 0 };
         let total = depth + pictures + self.rounds() * batch * (n + gen_tokens);
         let mut done = 0;
         let mut tick = |steps| -> Result<()> {
@@ -98,83 +104,77 @@ impl<'a> Measuring<'a> {
                 false => Ok(()),
             }
         };
-        memory::reset_peak();
-        let mut phases = BTreeMap::new();
-        let tiles = match num_crops {
-            Some(num_crops) => vec![self.pictures(num_crops, &mut phases, &mut tick)?; images],
-            None => Vec::new(),
-        };
-        let mut rows = Vec::new();
-        for row in 0..batch {
-            let prompt = self.prompt(row, point, &tiles);
-            rows.push(Sequence::with(self.model, &prompt, self.cache, &mut self.features)?);
-        }
-        drop(tiles);
+        let picture = num_crops.map(|num_crops| self.picture(num_crops, &mut tick)).transpose()?;
+        reset_peak()?;
+        let rows = (0..batch).map(|row| self.row(row, point, picture.as_ref())).collect();
         let times = self.rows(rows, point, &mut tick)?;
+        let picture_peak = picture.as_ref().map_or(0, |picture| picture.peak);
+        let mut phases: BTreeMap<_, _> = picture.into_iter().flat_map(|picture| picture.phases).collect();
         phases.insert(PhaseName::Prefill, Phase::new(batch * n, &times.prefill));
         if gen_tokens > 0 {
             let phase = Phase::new(batch * gen_tokens, &times.decode);
             let per_second_and_row = Some(phase.per_second.median / batch as f64);
             phases.insert(PhaseName::Decode, Phase { per_second_and_row, ..phase });
         }
-        let (image_tokens, peak_memory_bytes) = (point.image_tokens()?, memory::peak());
+        let (image_tokens, peak_memory_bytes) = (point.image_tokens()?, memory::peak().max(picture_peak));
         Ok(Measured {
             report: PointReport { point: *point, image_tokens, peak_memory_bytes, phases },
             prefill_flops: batch as f64 * work.prefill_flops(n, depth),
-            decode_bytes: gen_tokens as f64 * work.step_bytes(batch, times.positions, self.cache),
+            decode_bytes: work.decode_bytes(batch, gen_tokens, depth + n, self.cache),
         })
     }
 
-    /// Measures what becomes of one picture, and returns its tiles. The first time is a warm-up.
-    fn pictures(
-        &mut self,
-        num_crops: u32,
-        phases: &mut BTreeMap<PhaseName, Phase>,
-        tick: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Tiles> {
+    /// What becomes of one picture, measured the first time.
+    fn picture(&mut self, num_crops: u32, tick: &mut dyn FnMut(usize) -> Result<()>) -> Result<Picture> {
+        if let Some(known) = self.pictures.get(&num_crops) {
+            return Ok(known.clone());
+        }
         let config = self.facts.files.preprocessor.as_ref().context("a model without vision")?;
         let photo = match &mut self.photo {
             Some(photo) => photo,
             none => none.insert(photo::jpeg()?),
         };
-        let cut = || -> Result<Tiles> {
-            let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
-            Tiles::cut(&image, num_crops, config.image_mean, config.image_std)
-        };
-        let tiles = cut()?;
-        self.features.encode(self.model, &tiles)?;
+        reset_peak()?;
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
+        let mut input = None;
         for round in 0..self.settings.warmup + self.settings.repetitions {
             let start = Instant::now();
-            cut()?;
+            let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
+            let tiles = Tiles::cut(&image, num_crops, config.image_mean, config.image_std)?;
             let decoded = start.elapsed();
-            let features = self.model.image_features(&tiles)?;
-            features.eval()?;
+            let seen = self.model.image_features(&tiles)?;
+            seen.eval()?;
             let encoded = start.elapsed();
-            self.model.project_image(&features, &tiles)?.eval()?;
+            let features = self.model.project_image(&seen, &tiles)?;
+            features.eval()?;
             let projected = start.elapsed();
             if round >= self.settings.warmup {
                 let parts = [decoded, encoded - decoded, projected - encoded];
                 times.iter_mut().zip(parts).for_each(|(times, part)| times.push(part.as_secs_f64()));
             }
+            input = Some(Input::Image { features, key: ImageKey::of(&tiles) });
             tick(1)?;
         }
-        mlx_rs::memory::clear_cache()?;
-        let names = [PhaseName::ImageDecode, PhaseName::Encoder, PhaseName::Projector];
-        phases.extend(names.into_iter().zip(times).map(|(name, times)| (name, Phase::new(1, &times))));
-        Ok(tiles)
+        let [decode, encode, project] = times.map(|times| Phase::new(1, &times));
+        let picture = Picture {
+            input: input.context("there are no repetitions")?,
+            phases: [(PhaseName::ImageDecode, decode), (PhaseName::Encoder, encode), (PhaseName::Projector, project)],
+            peak: memory::peak(),
+        };
+        self.pictures.insert(num_crops, picture.clone());
+        Ok(picture)
     }
 
     /// Random ids that all rows begin with, the pictures, and random ids of this row.
-    fn prompt(&self, row: usize, point: &Point, tiles: &[Tiles]) -> Prompt {
-        let ids = |seed: usize, len: usize| -> Segment {
+    fn row(&self, row: usize, point: &Point, picture: Option<&Picture>) -> Sequence<'a> {
+        let ids = |seed: usize, len: usize| {
             let mut random = ChaCha12Rng::seed_from_u64(seed as u64);
-            Segment::Text((0..len).map(|_| random.random_range(0..self.facts.vocab_size)).collect())
+            Input::Tokens((0..len).map(|_| random.random_range(0..self.facts.vocab_size)).collect())
         };
-        let mut segments = vec![ids(0, point.depth)];
-        segments.extend((0..tiles.len()).map(Segment::Image));
-        segments.push(ids(1 + row, point.prompt_tokens));
-        Prompt { text: String::new(), segments, images: tiles.to_vec() }
+        let mut inputs = vec![ids(0, point.depth)];
+        inputs.extend(picture.into_iter().flat_map(|picture| vec![picture.input.clone(); point.images]));
+        inputs.push(ids(1 + row, point.prompt_tokens));
+        Sequence::of(self.model, inputs, self.cache)
     }
 
     /// Reads rows of which `depth` positions are known already, and generates.
@@ -203,7 +203,6 @@ impl<'a> Measuring<'a> {
                 tick(step(&mut rows, &mut tokens, step_size)?)?;
             }
             let prefill = start.elapsed();
-            let kept = rows[0].cache.kept();
             let start = Instant::now();
             for _ in 0..gen_tokens {
                 rows.iter_mut().zip(&tokens).for_each(|(row, &token)| {
@@ -216,16 +215,21 @@ impl<'a> Measuring<'a> {
                 times.prefill.push(prefill.as_secs_f64());
                 times.decode.push(decode.as_secs_f64());
             }
-            times.positions = (kept + 1 + rows[0].cache.kept()) as f64 / 2.0;
         }
         Ok(times)
     }
 }
 
+/// Forgets buffers of what was measured before, which would count.
+fn reset_peak() -> Result<()> {
+    mlx_rs::memory::clear_cache()?;
+    memory::reset_peak();
+    Ok(())
+}
+
 /// One step as the engine's batches take it: a pending token of a row, and of prompts what is left of `step_size`, first
 /// come, first served. Rows that come to their end get their next token, the best one. Returns the positions computed.
 fn step(rows: &mut [Sequence], tokens: &mut [u32], step_size: usize) -> Result<usize> {
-    let model = rows.first().context("there are no rows")?.model();
     let (mut left, mut computed) = (step_size.max(1), 0);
     let (mut parts, mut ends, mut positions) = (Vec::new(), Vec::new(), Vec::new());
     for (at, sequence) in rows.iter_mut().enumerate() {
@@ -241,15 +245,7 @@ fn step(rows: &mut [Sequence], tokens: &mut [u32], step_size: usize) -> Result<u
             parts.push(Part { sequence, n, proposed: &[] });
         }
     }
-    let hidden = forward(&mut parts)?;
-    let logits = if ends.is_empty() { None } else { Some(logits(model, &hidden, &positions)?) };
-    drop(hidden);
-    eval(rows.iter().flat_map(|row| row.cache.arrays()).chain(&logits))?;
-    if computed > 64 {
-        // Buffers of a chunk's size are of no use to the next step, which is smaller.
-        mlx_rs::memory::clear_cache()?;
-    }
-    if let Some(logits) = &logits {
+    if let Some(logits) = sequence::step(&mut parts, &positions)? {
         let mut sampler = Sampler::new(Sampling::default());
         let logits = logits.try_as_slice::<f32>()?.chunks(logits.dim(1) as usize);
         for (at, logits) in ends.into_iter().zip(logits) {

@@ -2,6 +2,7 @@
 //!
 //! A model may be one of a checkpoint, or of random numbers in a published [`shape`]: the time is the same.
 
+pub mod compare;
 mod limits;
 mod measure;
 mod photo;
@@ -22,8 +23,9 @@ use crate::cache::CacheSettings;
 use crate::memory::Demand;
 use crate::models::Model;
 use crate::processor::hd::Layout;
-use measure::{Interrupted, Measuring};
-use report::{ModelFigures, Report};
+use measure::{Interrupted, Measured, Measuring};
+use report::{AdapterFigures, ModelFigures, Report};
+use table::gigabytes;
 use work::Facts;
 
 pub use table::count;
@@ -76,15 +78,20 @@ pub struct Settings {
 }
 
 impl Sweep {
-    /// All combinations, the last list's values first.
+    /// All combinations, each once, the last list's values first.
     pub fn points(&self) -> Vec<Point> {
         let mut points = Vec::new();
+        let mut add = |point| {
+            if !points.contains(&point) {
+                points.push(point);
+            }
+        };
         for &prompt_tokens in &self.prompt_tokens {
             for &gen_tokens in &self.gen_tokens {
                 for &batch in &self.batch {
                     for (images, num_crops) in self.pictures() {
                         for &depth in &self.depth {
-                            points.push(Point { prompt_tokens, gen_tokens, batch, images, num_crops, depth });
+                            add(Point { prompt_tokens, gen_tokens, batch, images, num_crops, depth });
                         }
                     }
                 }
@@ -118,10 +125,14 @@ impl fmt::Display for Point {
 }
 
 impl Point {
+    /// How pictures are cut; none without pictures.
+    fn layout(&self) -> Result<Option<Layout>> {
+        self.num_crops.map(|num_crops| Layout::new(photo::WIDTH, photo::HEIGHT, num_crops)).transpose()
+    }
+
     /// Positions that the pictures take.
     fn image_tokens(&self) -> Result<usize> {
-        let Some(num_crops) = self.num_crops else { return Ok(0) };
-        Ok(self.images * Layout::new(photo::WIDTH, photo::HEIGHT, num_crops)?.image_tokens())
+        Ok(self.layout()?.map_or(0, |layout| self.images * layout.image_tokens()))
     }
 
     /// Positions after those that are in the cache already, before the first generated one.
@@ -148,25 +159,27 @@ impl Point {
         self.check_memory(facts, settings, available)
     }
 
-    /// Rows share what is in the cache before, but nothing else.
+    /// Rows share what is in the cache before, but nothing else. Where points are short, looking for the machine's limits
+    /// takes more than they.
     fn check_memory(&self, facts: &Facts, settings: &Settings, available: usize) -> Result<()> {
         let demand = Demand {
             prompt_tokens: self.depth + self.prompt_len()?,
             image_tokens: self.image_tokens()?,
-            tiles: self.num_crops.map_or(0, |num_crops| num_crops as usize + 1),
+            tiles: self.layout()?.map_or(0, |layout| layout.tiles()),
             max_tokens: self.gen_tokens,
             prefill_step_size: settings.prefill_step_size,
             cache: settings.cache(facts)?,
         };
         let of_row = facts.memory.cache(&Demand { prompt_tokens: self.prompt_len()?, ..demand });
         let needed = facts.memory.total(&demand).saturating_add((self.batch - 1).saturating_mul(of_row));
+        let needed = needed.max(facts.memory.weights.saturating_add(limits::bytes()));
         ensure!(
             needed <= available,
-            "{self}: this takes {:.2} GB of memory ({:.2} GB for weights), and {:.2} GB are free; smaller numbers, \
-             --kv-bits 8 or fewer bits (--q-bits) take less",
-            needed as f64 / 1e9,
-            facts.memory.weights as f64 / 1e9,
-            available as f64 / 1e9
+            "{self}: this takes {} of memory ({} for weights), and {} are free; smaller numbers, --kv-bits 8 or a model \
+             quantized to fewer bits take less",
+            gigabytes(needed),
+            gigabytes(facts.memory.weights),
+            gigabytes(available)
         );
         Ok(())
     }
@@ -202,24 +215,34 @@ pub struct Progress<'a> {
 pub type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// What is known before anything is measured but the machine: a report without points.
-pub fn begin(name: &str, random: bool, facts: &Facts, settings: Settings) -> Result<Report> {
+pub fn begin(
+    name: &str,
+    random: bool,
+    adapters: Vec<AdapterFigures>,
+    facts: &Facts,
+    settings: Settings,
+) -> Result<Report> {
     let weight_bytes = facts.memory.weights;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION").into(),
-        machine: limits::measure()?,
+        machine: limits::measure(facts.dtype)?,
         model: ModelFigures {
             name: name.into(),
             random,
             parameters: facts.parameters,
             weight_bytes,
             bits_per_weight: 8.0 * weight_bytes as f64 / facts.parameters as f64,
+            dtype: format!("{:?}", facts.dtype).to_lowercase(),
+            quantization: facts.files.quantization()?.map(|quantization| quantization.default),
+            adapters,
         },
         settings,
         points: Vec::new(),
     })
 }
 
-/// Measures points, which were checked, and puts them into the report. False if `progress` breaks off.
+/// Measures points, which were checked, and puts them into the report, those before an error, too. False if `progress`
+/// breaks off.
 pub fn run(
     report: &mut Report,
     model: &dyn Model,
@@ -227,25 +250,34 @@ pub fn run(
     points: &[Point],
     progress: &mut OnProgress,
 ) -> Result<bool> {
-    let mut measuring = Measuring::new(model, facts, report.settings)?;
     let mut found = Vec::new();
+    let ended = measure(report, model, facts, points, progress, &mut found);
+    report.points.extend(found.into_iter().map(|measured| measured.with_shares(&report.machine)));
+    match ended {
+        Err(error) if error.is::<Interrupted>() => Ok(false),
+        ended => ended.map(|()| true),
+    }
+}
+
+fn measure(
+    report: &mut Report,
+    model: &dyn Model,
+    facts: &Facts,
+    points: &[Point],
+    progress: &mut OnProgress,
+    found: &mut Vec<Measured>,
+) -> Result<()> {
+    let mut measuring = Measuring::new(model, facts, report.settings)?;
     let mut looked = Instant::now();
     for point in points {
-        match measuring.point(point, progress) {
-            Ok(measured) => found.push(measured),
-            Err(error) if error.is::<Interrupted>() => return Ok(false),
-            Err(error) => return Err(error.context(point.to_string())),
-        }
+        found.push(measuring.point(point, progress).with_context(|| point.to_string())?);
         // Machines drift: what it can do is looked for all along.
         if looked.elapsed() > Duration::from_secs(1) {
-            limits::improve(&mut report.machine)?;
+            limits::improve(&mut report.machine, facts.dtype)?;
             looked = Instant::now();
         }
     }
-    for measured in found {
-        report.points.push(measured.with_shares(&report.machine));
-    }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -255,7 +287,7 @@ mod tests {
     #[test]
     fn sweeps_are_products_and_crops_count_where_there_are_pictures() {
         let sweep = Sweep {
-            prompt_tokens: vec![1, 2],
+            prompt_tokens: vec![1, 2, 1],
             gen_tokens: vec![3],
             batch: vec![1, 4],
             images: vec![0, 1],

@@ -60,14 +60,15 @@ impl Shape {
         Ok(Self { name: name.to_owned(), files, parameters, tensors })
     }
 
-    /// The same as `phi3v quantize` would make it.
-    pub fn quantized(self, packing: QuantizedAs) -> Result<Self> {
+    /// The same as `phi3v quantize` would make it, and what it would warn of.
+    pub fn quantized(self, packing: QuantizedAs) -> Result<(Self, Vec<String>)> {
         let weights = self.weights(None, |_| bail!("nothing is read"))?;
         let settings = Settings { rule: Some(Rule::uniform(packing)), ..Settings::default() };
         let conversion = Conversion::new(&self.files, &weights, &settings)?;
         let (config, tensors) = (conversion.config()?, conversion.outputs().cloned().collect());
         let files = ModelFiles { config, ..self.files.clone() };
-        Ok(Self { files, tensors, ..self })
+        let warnings = conversion.warnings();
+        Ok((Self { files, tensors, ..self }, warnings))
     }
 
     /// Random numbers of its tensors.
@@ -259,7 +260,7 @@ mod tests {
         for name in Shape::names() {
             let plain = Shape::find(&name, Some(2)).unwrap();
             let packed = Shape::find(&name, Some(2)).unwrap();
-            let packed = packed.quantized(QuantizedAs::new(Mode::Affine, None, Some(32)).unwrap()).unwrap();
+            let packed = packed.quantized(QuantizedAs::new(Mode::Affine, None, Some(32)).unwrap()).unwrap().0;
             assert!(packed.tensors.iter().any(|spec| spec.name == "model.layers.1.mlp.down_proj.scales"), "{name}");
             for shape in [plain, packed] {
                 let weights = shape.weights(None, |_| unreachable!("nothing is read")).unwrap();

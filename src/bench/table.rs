@@ -1,6 +1,7 @@
 //! A report for readers: as text in columns, or in Markdown. Both show the same cells.
 
-use super::report::{Phase, PhaseName, PointReport, Report};
+use super::Point;
+use super::report::{AdapterFigures, Phase, PhaseName, Report};
 
 const HEADER: [&str; 13] = [
     "prompt",
@@ -26,20 +27,23 @@ impl Report {
     pub fn headline(&self) -> [String; 2] {
         let (model, machine) = (&self.model, &self.machine);
         let random = if model.random { ", random numbers" } else { "" };
+        let adapters = model.adapters.iter().map(|AdapterFigures { name, parameters }| {
+            format!(", with {} of {name}, which shares leave out", count(*parameters))
+        });
+        let adapters: String = adapters.collect();
         let model = format!(
-            "{}{random}: {} parameters in {:.2} GB, {:.2} bits each",
+            "{}{random}: {} parameters in {}, {:.2} bits each ({}){adapters}",
             model.name,
             count(model.parameters),
-            model.weight_bytes as f64 / 1e9,
-            model.bits_per_weight
+            gigabytes(model.weight_bytes),
+            model.bits_per_weight,
+            model.types()
         );
-        let threads = machine.threads.map(|threads| format!(", {threads} threads")).unwrap_or_default();
-        let instructions = machine.instructions.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
         let machine = format!(
-            "{}{instructions}{threads}: reads {:.1} GB/s, multiplies {:.0} GFLOP/s in bfloat16",
-            machine.device,
+            "{machine}: reads {:.1} GB/s, multiplies {:.0} GFLOP/s in {}",
             machine.bytes_per_second / 1e9,
-            machine.flops_per_second / 1e9
+            machine.flops_per_second / 1e9,
+            self.model.dtype
         );
         [model, machine]
     }
@@ -79,7 +83,11 @@ impl Report {
         let compared = phases.into_iter().any(|phase| phase.change.is_some());
         let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
         for point in &self.points {
-            rows.extend(point.phases.iter().map(|(&name, phase)| cells(point, name, phase).to_vec()));
+            let mut peak = gigabytes(point.peak_memory_bytes);
+            rows.extend(point.phases.iter().map(|(&name, phase)| {
+                // Once: it is that of the point.
+                [&cells(&point.point, name, phase)[..], &[std::mem::take(&mut peak)]].concat()
+            }));
         }
         if compared {
             let phases = self.points.iter().flat_map(|point| point.phases.values());
@@ -92,8 +100,8 @@ impl Report {
     }
 }
 
-fn cells(point: &PointReport, name: PhaseName, phase: &Phase) -> [String; HEADER.len()] {
-    let PointReport { point: at, peak_memory_bytes, .. } = point;
+/// All but the last one.
+fn cells(at: &Point, name: PhaseName, phase: &Phase) -> [String; HEADER.len() - 1] {
     let speed = phase.per_second;
     let share = phase.share.map_or("–".into(), |share| {
         let of = if name == PhaseName::Prefill { "compute" } else { "bandwidth" };
@@ -112,7 +120,6 @@ fn cells(point: &PointReport, name: PhaseName, phase: &Phase) -> [String; HEADER
         figure(speed.min),
         figure(speed.max),
         share,
-        format!("{:.2} GB", *peak_memory_bytes as f64 / 1e9),
     ]
 }
 
@@ -120,6 +127,11 @@ fn cells(point: &PointReport, name: PhaseName, phase: &Phase) -> [String; HEADER
 fn figure(value: f64) -> String {
     let digits = if value > 0.0 { (2 - value.log10().floor() as i32).clamp(0, 6) } else { 0 };
     format!("{value:.*}", digits as usize)
+}
+
+/// So much memory.
+pub(super) fn gigabytes(bytes: usize) -> String {
+    figure(bytes as f64 / 1e9) + " GB"
 }
 
 /// So many parameters, in billions or millions.

@@ -1,7 +1,10 @@
 //! What a model has to do, counted before it is loaded: the numbers behind shares of what the machine can do.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use mlx_mmap::item_size;
+use mlx_rs::Dtype;
 use serde::Deserialize;
 
 use crate::cache::{CacheSettings, CacheShape};
@@ -17,6 +20,8 @@ pub struct Facts {
     pub files: ModelFiles,
     /// Numbers in all tensors.
     pub parameters: u64,
+    /// The type of its numbers that are not packed, in which it computes.
+    pub dtype: Dtype,
     /// What it takes.
     pub memory: ModelMemory,
     /// The longest sequence.
@@ -42,6 +47,8 @@ pub struct Work {
     /// Bytes of all tensors that a step reads: those of the language model, without an embedding table of which a row is
     /// read.
     pub weight_bytes: usize,
+    /// How many positions one looks back on, itself included, where not on all.
+    pub sliding_window: Option<usize>,
     /// Keys and values of a position.
     cache_shape: CacheShape,
     item_size: usize,
@@ -59,7 +66,8 @@ impl Facts {
         let sizes: Sizes = files.parse()?;
         let arch = Arch::of(files)?;
         let parameters = Conversion::new(files, &weights, &Settings::default())?.sizes.parameters;
-        let item_size = item_size(weights.float_dtype());
+        let dtype = weights.float_dtype();
+        let item_size = item_size(dtype);
         let memory = ModelMemory::of(files, weights.bytes_in_memory(), item_size)?;
         let tied = weights.bytes_of(|name| name.starts_with("lm_head.")) == 0;
         let is_read =
@@ -75,12 +83,14 @@ impl Facts {
             logits_flops: 2.0 * f64::from(sizes.vocab_size) * sizes.hidden_size as f64,
             attention_flops: 4.0 * attention as f64,
             weight_bytes,
+            sliding_window: model.sliding_window(),
             cache_shape: shape,
             item_size,
         };
         Ok(Self {
             files: files.clone(),
             parameters,
+            dtype,
             memory,
             max_position_embeddings: model.max_position_embeddings(),
             rope_boundary: model.rope_boundary(),
@@ -93,23 +103,28 @@ impl Facts {
 impl Work {
     /// Operations for `n` positions that follow `depth` others, and the logits of the last one.
     pub fn prefill_flops(&self, n: usize, depth: usize) -> f64 {
-        let (n, depth) = (n as f64, depth as f64);
-        let seen = n * depth + n * (n + 1.0) / 2.0;
-        n * self.linear_flops + self.logits_flops + seen * self.attention_flops
+        n as f64 * self.linear_flops + self.logits_flops + self.seen(depth..depth + n) * self.attention_flops
     }
 
-    /// Bytes that a step reads in which each row gets one token and looks back on so many positions, on average.
-    pub fn step_bytes(&self, rows: usize, positions: f64, settings: CacheSettings) -> f64 {
-        let plain = settings.packing.map_or(positions, |packing| positions.min(packing.start as f64));
-        let bytes = |packing| self.cache_shape.position_bytes(packing, self.item_size) as f64;
-        let of_row = plain * bytes(None) + (positions - plain) * bytes(settings.packing);
-        self.weight_bytes as f64 + rows as f64 * of_row
+    /// Bytes that `tokens` steps read in which each of the rows gets one token, after `depth` positions. Packed keys and
+    /// values are packed from the first one on.
+    pub fn decode_bytes(&self, rows: usize, tokens: usize, depth: usize, settings: CacheSettings) -> f64 {
+        let of_position = self.cache_shape.position_bytes(settings.packing, self.item_size);
+        tokens as f64 * self.weight_bytes as f64 + rows as f64 * self.seen(depth..depth + tokens) * of_position as f64
+    }
+
+    /// Positions that these look back on, all together.
+    fn seen(&self, positions: Range<usize>) -> f64 {
+        let window = self.sliding_window.unwrap_or(usize::MAX);
+        positions.map(|position| (position + 1).min(window) as f64).sum()
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use mlx_quantized::Mode;
 
     use super::*;
@@ -136,18 +151,33 @@ mod tests {
         // All but the table of embeddings.
         assert_eq!(work.weight_bytes as u64, 2 * (plain.parameters - 32_064 * 3072));
         // 393,216 bytes of keys and values a position: twice 32 layers of 3072 numbers of two bytes.
-        let bytes = |settings| work.step_bytes(2, 10.0, settings) - work.weight_bytes as f64;
-        assert_eq!(bytes(CacheSettings::default()), 2.0 * 10.0 * 393_216.0);
-        let packing = Some(KvPacking { bits: 8, group_size: 32, start: 4 });
+        // Two tokens of two rows after eight positions look back on nine and ten.
+        let bytes = |settings| work.decode_bytes(2, 2, 8, settings) - 2.0 * work.weight_bytes as f64;
+        assert_eq!(bytes(CacheSettings::default()), 2.0 * 19.0 * 393_216.0);
+        let packing = Some(KvPacking { bits: 8, group_size: 32, start: 0 });
         let packed = 196_608.0 * (1.0 + 4.0 / 32.0);
-        assert_eq!(bytes(CacheSettings { packing, max_size: None }), 2.0 * (4.0 * 393_216.0 + 6.0 * packed));
+        assert_eq!(bytes(CacheSettings { packing, max_size: None }), 2.0 * 19.0 * packed);
+    }
+
+    #[test]
+    fn positions_outside_of_a_window_are_not_counted() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text/mistral");
+        let files = ModelFiles::read(&folder).unwrap();
+        let work = Facts::of(&files, models::weights(&files, None).unwrap()).unwrap().work;
+        assert_eq!(work.sliding_window, Some(16));
+        // 14 + 1, 15 + 1, and twice what the window has.
+        let attention = work.prefill_flops(4, 14) - 4.0 * work.linear_flops - work.logits_flops;
+        assert_eq!(attention, (15.0 + 3.0 * 16.0) * work.attention_flops);
+        // Keys and values of two layers with two heads of 24 numbers of two bytes.
+        let bytes = work.decode_bytes(3, 2, 400, CacheSettings::default()) - 2.0 * work.weight_bytes as f64;
+        assert_eq!(bytes, 3.0 * 2.0 * 16.0 * (2.0 * 2.0 * 2.0 * 24.0 * 2.0));
     }
 
     #[test]
     fn what_sees_is_not_counted_and_packed_matrices_are_counted_as_packed() {
         let packing = QuantizedAs::new(Mode::Affine, Some(4), Some(64)).unwrap();
         let [mini, vision] = ["phi-3.5-mini", "phi-3.5-vision"]
-            .map(|name| facts(&Shape::find(name, None).unwrap().quantized(packing).unwrap()));
+            .map(|name| facts(&Shape::find(name, None).unwrap().quantized(packing).unwrap().0));
         assert_eq!(mini.work, vision.work);
         assert_eq!((mini.parameters, vision.parameters), (3_821_079_552, 4_146_621_440));
         // 4.5 bits a number, and norms of 16.

@@ -144,11 +144,6 @@ impl Cache {
         self.settings
     }
 
-    /// Positions that it still holds.
-    pub fn kept(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.blocks.iter().map(Block::len).sum())
-    }
-
     /// The arrays behind the cache, for evaluating them.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(|layer| &layer.blocks).flat_map(Block::arrays)

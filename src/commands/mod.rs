@@ -36,7 +36,10 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Quantize a model folder
     Quantize(QuantizeArgs),
-    /// Measure how fast a model is on this machine, without downloading it
+    /// Measure how fast a model is on this machine; of a published one, its shape is enough
+    ///
+    /// Shares are of what the machine is measured to do at its best, and of the work of the language model alone: of compute
+    /// in prefill, of the memory's bandwidth in decode.
     Bench(Box<bench::BenchArgs>),
     /// Check a model, stage by stage, against recordings of the reference
     Verify(VerifyArgs),

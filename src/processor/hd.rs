@@ -49,6 +49,12 @@ impl Layout {
         if self.transposed { (cols, rows) } else { (rows, cols) }
     }
 
+    /// Tiles, the view of the whole included.
+    pub fn tiles(&self) -> usize {
+        let (rows, cols) = self.grid();
+        rows * cols + 1
+    }
+
     /// Positions the picture takes in the prompt: see [`Tiles::image_tokens`].
     pub fn image_tokens(&self) -> usize {
         let (rows, cols) = self.grid();

@@ -1,8 +1,16 @@
 //! `phi3v bench`: what it reports and refuses. How fast anything is, is not tested.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use mlx_rs::Array;
+use phi3v::adapter::{Adapter, Format, LowRank};
+use phi3v::bench::report::PhaseName;
+use phi3v::bench::shape::Shape;
+use phi3v::bench::work::Facts;
+use phi3v::bench::{self, Settings, Sweep};
+use phi3v::models;
 use serde_json::Value;
 
 use crate::common::{edit_json, fails, golden, json_file, path, phi3v, succeeds, text};
@@ -88,19 +96,21 @@ fn tables_show_the_figures_of_the_json() {
         let bandwidth = number(&report, "/machine/bytes_per_second") / 1e9;
         assert!(table.contains(&format!("reads {bandwidth:.1} GB/s")), "{table}");
         for point in report["points"].as_array().unwrap() {
-            for phase in ["prefill", "decode"] {
+            for (phase, peak) in [("prefill", 1), ("decode", 0)] {
                 let cell = |pointer: &str| figure(number(&point["phases"][phase], pointer));
                 let cells = [
                     format!("{} s", cell("/seconds/median")),
                     format!("{} tokens/s", cell("/per_second/median")),
                     cell("/per_second/min"),
                     cell("/per_second/max"),
-                    format!("{:.2} GB", number(point, "/peak_memory_bytes") / 1e9),
                 ];
                 let prompt = format!(" {} ", point["prompt_tokens"]);
                 let row = |line: &&str| format!(" {line}").contains(&prompt) && line.contains(phase);
                 let row = table.lines().find(row).unwrap_or_else(|| panic!("{phase}: {table}"));
                 assert!(cells.iter().all(|cell| row.contains(cell)), "{cells:?}: {row}");
+                // The peak is that of the point: it is there once.
+                let memory = figure(number(point, "/peak_memory_bytes") / 1e9) + " GB";
+                assert_eq!(row.matches(&memory).count(), peak, "{row}");
                 assert_eq!(row.starts_with('|'), flag == "--markdown");
             }
         }
@@ -118,6 +128,44 @@ fn quantized_shapes_and_checkpoints_are_measured() {
     let report = json(&args);
     assert_eq!(report.pointer("/model/random"), Some(&false.into()));
     assert_eq!(report["points"][0]["phases"].as_object().unwrap().len(), 5);
+}
+
+#[test]
+fn limits_are_of_the_models_type_and_groups_that_do_not_fit_are_told() {
+    let (table, _) = succeeds(&quick(&["--dtype", "float16"]));
+    assert!(table.contains("GFLOP/s in float16"), "{table}");
+    let args = ["bench", "--shape", "smollm2-135m", "--q-group-size", "128", "--memory-limit", "1000"];
+    let output = phi3v(&args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("matrices stay floats, as groups do not divide their rows"), "{stderr}");
+    assert!(stderr.contains("0.000001 GB are free"), "{stderr}");
+}
+
+#[test]
+fn adapters_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let change = |shape| Array::zeros::<f32>(shape).unwrap();
+    let change = LowRank { a: change(&[4, 64]), b: change(&[192, 4]), scale: 1.0, magnitude: None };
+    let modules = [("model.layers.0.self_attn.qkv_proj".to_owned(), change)].into();
+    let adapter = Adapter { modules, ..Adapter::default() };
+    adapter.write(folder.path(), Format::Peft, &Default::default()).unwrap();
+    let tiny = golden("phi3v-tiny");
+    let args = ["bench", "-m", path(&tiny), "--adapter", path(folder.path()), "-p", "5", "-n", "1", "-q"];
+    let (table, _) = succeeds(&args);
+    let expected = format!("with 0.0 M of {}, which shares leave out", folder.path().display());
+    assert!(table.contains(&expected), "{table}");
+}
+
+/// Whatever comes before, a point's peak is its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn peaks_do_not_depend_on_the_order() {
+    let args = ["bench", "--shape", "smollm2-135m", "-p", "16,512,17", "-n", "0", "--batch", "6", "--json", "--quiet"];
+    let report = json(&[&args[..], &["-r", "1", "--warmup", "0"]].concat());
+    let peak = |at: usize| number(&report["points"][at], "/peak_memory_bytes");
+    // Of 512 positions more, six rows keep 70 MB.
+    assert!(peak(1) > peak(0) + 40e6 && peak(2) < peak(0) + 20e6, "{report}");
 }
 
 /// A report of one combination in a file.
@@ -168,10 +216,14 @@ fn what_is_no_baseline_is_refused() {
     refused(&["--depth", "6"], "none of the combinations");
     refused(&["--q-bits", "4"], "cannot be compared");
     refused(&["--kv-bits", "8"], "cannot be compared");
+    refused(&["--dtype", "float16"], "(bfloat16), and this is");
     refused(&["--output", path(&before)], "would replace the baseline");
     let known = fs::read(&before).unwrap();
     edit_json(&before, |report| report["machine"]["device"] = "abacus".into());
     refused(&[], "measured with abacus");
+    fs::write(&before, &known).unwrap();
+    edit_json(&before, |report| multiply(report, 0.0));
+    refused(&[], "the speed of prefill cannot be 0 tokens/s");
     fs::write(&before, "{}").unwrap();
     refused(&[], "no report of phi3v bench");
     fs::write(&before, &known[..known.len() / 2]).unwrap();
@@ -206,12 +258,34 @@ fn nothing_is_measured_or_written_that_makes_no_sense() {
     fails(2, &with(&["--max-regression", "10%"]), "--compare");
     fails(2, &with(&["--compare", "x", "--max-regression", "100%"]), "such as 10%");
     fails(2, &with(&["--model", "x"]), "cannot be used with");
-    fails(2, &["bench"], "--shape <NAME>");
+    fails(2, &[], "--shape <NAME>");
     fails(2, &with(&["--json", "--markdown"]), "cannot be used with");
+    fails(2, &with(&["--list-shapes"]), "cannot be used with");
+    fails(1, &["--shape", "phi-3.5-vision", "--num-crops", "4,16"], "there are no pictures to cut");
     fails(2, &["--model", "x", "--q-bits", "4"], "cannot be used with");
     fails(2, &["--q-bits", "4"], "--shape");
     let nowhere = folder.path().join("none/report.json");
     crate::common::fails(1, &quick(&["--output", path(&nowhere)]), "there is no folder");
+    crate::common::fails(1, &quick(&["--output", path(folder.path())]), "this is there, and no file");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_was_measured_is_printed_before_it_is_written_and_links_stay_links() {
+    // Temporary files can be made there, but no file of this name.
+    let folder = tempfile::tempdir().unwrap();
+    let output = phi3v(&quick(&["--json", "--output", path(&folder.path().join("x".repeat(300)))])).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: cannot write"), "{}", text(&output.stderr));
+    assert!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["points"].is_array());
+
+    fails(1, &quick(&["--output", "/dev/null"]), "this is there, and no file");
+    fails(1, &quick(&["--output", "/proc/report.json"]), "cannot write there");
+    let [file, link] = ["file.json", "link.json"].map(|name| folder.path().join(name));
+    fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    succeeds(&quick(&["--output", path(&link)]));
+    assert!(link.is_symlink() && json_file(&file)["points"].is_array());
 }
 
 #[test]
@@ -230,13 +304,43 @@ fn shapes_are_listed() {
     assert!(list.lines().any(|line| line.starts_with("qwen2.5-0.5b") && line.contains("494.0 M  text")), "{list}");
 }
 
+#[test]
+fn what_ends_early_keeps_the_points_before() {
+    let shape = Shape::find("tiny", None).unwrap();
+    let weights = || shape.random_weights(None).unwrap();
+    let (facts, model) = (Facts::of(&shape.files, weights()).unwrap(), models::build(&shape.files, weights()).unwrap());
+    let settings = Settings { repetitions: 1, warmup: 0, prefill_step_size: 512, kv_bits: None };
+    let mut report = bench::begin("tiny", true, Vec::new(), &facts, settings).unwrap();
+    let sweep = |images: &[usize]| Sweep {
+        prompt_tokens: vec![3],
+        gen_tokens: vec![1],
+        batch: vec![1],
+        images: images.to_vec(),
+        // Points are to be checked before: this one is an error.
+        num_crops: vec![0],
+        depth: vec![0],
+    };
+    let points = sweep(&[0, 1]).points();
+    bench::run(&mut report, &*model, &facts, &points, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(report.points.len(), 1);
+    assert!(report.points[0].phases[&PhaseName::Decode].share.is_some());
+    let mut second = points[0];
+    second.prompt_tokens += 1;
+    let mut until = |progress: bench::Progress| match *progress.point == second {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    assert!(!bench::run(&mut report, &*model, &facts, &[points[0], second], &mut until).unwrap());
+    assert_eq!(report.points.len(), 2);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn control_c_ends_a_run_with_nothing_written() {
     use std::process::Stdio;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");
-    let args = ["bench", "--shape", "tiny", "-n", "3000", "-r", "1000", "--output", path(&file), "--json"];
+    let args = ["bench", "--shape", "tiny", "-n", "1,3000", "-r", "1000", "--output", path(&file), "--json"];
     let mut child = phi3v(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     // Not before it listens: it would end all the same, but as a process that was killed.
     let listens = |status: String| {
@@ -249,6 +353,11 @@ fn control_c_ends_a_run_with_nothing_written() {
     }
     let id = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    if !output.stdout.is_empty() {
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["points"].as_array().unwrap().len(), 1);
+    }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

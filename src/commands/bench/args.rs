@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
 use clap::Args;
 use phi3v::bench::Sweep;
 use phi3v::checkpoint::config::QuantizedAs;
@@ -15,7 +16,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "revision", "adapters"], required_unless_present_any = ["model", "list_shapes"])]
     pub(super) shape: Option<String>,
     /// List the shapes there are, and end
-    #[arg(long)]
+    #[arg(long, exclusive = true)]
     pub(super) list_shapes: bool,
     #[command(flatten)]
     pub(super) sweep: SweepArgs,
@@ -60,24 +61,29 @@ pub(super) struct SweepArgs {
     /// Tokens to generate; 0 for none
     #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "64", value_parser = from_zero)]
     gen_tokens: Vec<usize>,
-    /// Rows that are computed together
+    /// Rows that are computed together; they share the positions of --depth
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = from_one)]
     batch: Vec<usize>,
     /// Pictures in the prompt, photos of 3 megapixels
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = from_zero)]
     images: Vec<usize>,
-    /// The most tiles a picture is cut into
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// The most tiles a picture is cut into [default: 4]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
     num_crops: Vec<u32>,
     /// Positions that are in the cache before the prompt
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = from_zero)]
     depth: Vec<usize>,
 }
 
-impl From<SweepArgs> for Sweep {
-    fn from(args: SweepArgs) -> Self {
-        let SweepArgs { prompt_tokens, gen_tokens, batch, images, num_crops, depth } = args;
-        Self { prompt_tokens, gen_tokens, batch, images, num_crops, depth }
+impl SweepArgs {
+    pub(super) fn sweep(self) -> Result<Sweep> {
+        let Self { prompt_tokens, gen_tokens, batch, images, mut num_crops, depth } = self;
+        let sees = images.iter().any(|&images| images > 0);
+        ensure!(sees || num_crops.is_empty(), "--num-crops: there are no pictures to cut (--images)");
+        if num_crops.is_empty() {
+            num_crops.push(4);
+        }
+        Ok(Sweep { prompt_tokens, gen_tokens, batch, images, num_crops, depth })
     }
 }
 
@@ -99,7 +105,7 @@ pub(super) struct PackingArgs {
 
 impl PackingArgs {
     /// None where nothing is said.
-    pub(super) fn packing(&self) -> anyhow::Result<Option<QuantizedAs>> {
+    pub(super) fn packing(&self) -> Result<Option<QuantizedAs>> {
         if self.q_bits.is_none() && self.q_group_size.is_none() && self.q_mode.is_none() {
             return Ok(None);
         }

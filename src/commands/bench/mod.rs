@@ -10,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use mlx_rs::Dtype;
-use phi3v::bench::report::{Regression, Report};
+use phi3v::bench::compare::Regression;
+use phi3v::bench::report::{AdapterFigures, Report};
 use phi3v::bench::shape::Shape;
 use phi3v::bench::work::Facts;
-use phi3v::bench::{self, Point, Settings, Sweep};
+use phi3v::bench::{self, Point, Settings};
 use phi3v::checkpoint::config::{parse, read_json};
 use phi3v::checkpoint::staging::replace_file;
 use phi3v::checkpoint::weights::Attached;
@@ -39,29 +40,36 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
         prefill_step_size: args.memory.prefill_step_size,
         kv_bits: args.memory.kv_bits,
     };
-    let points = Sweep::from(args.sweep).points();
+    let points = args.sweep.sweep()?.points();
     check_files(args.output.as_deref(), args.compare.as_deref())?;
     let baseline = args.compare.as_deref().map(|path| read_baseline(path, &points, &ui)).transpose()?;
+    let mut adapters = Vec::new();
     let subject = match &args.shape {
         Some(name) => {
             device::use_threads(args.model.cpu.threads.map(usize::from))?;
             let shape = Shape::find(name, None)?;
-            let shape = match args.packing.packing()? {
+            let (shape, warnings) = match args.packing.packing()? {
                 Some(packing) => shape.quantized(packing)?,
-                None => shape,
+                None => (shape, Vec::new()),
             };
+            warnings.into_iter().for_each(|warning| ui.warning(warning));
             Subject::Shape(shape, args.model.dtype.dtype())
         }
         None => {
             let name = args.model.model.clone();
+            let folders: Vec<_> = args.model.adapters.iter().map(|adapter| adapter.folder.clone()).collect();
             let opened = session::open(args.model, &ui)?;
+            for (folder, attached) in folders.iter().zip(&opened.adapters) {
+                let (name, parameters) = (folder.display().to_string(), attached.adapter.parameters());
+                adapters.push(AdapterFigures { name, parameters });
+            }
             Subject::Checkpoint { name, files: opened.files, dtype: opened.dtype, adapters: opened.adapters }
         }
     };
     let facts = Facts::of(subject.files(), subject.weights()?)?;
     let available = args.memory.memory_limit.unwrap_or_else(memory::available);
     points.iter().try_for_each(|point| point.check(&facts, &settings, available))?;
-    let mut report = bench::begin(subject.name(), matches!(subject, Subject::Shape(..)), &facts, settings)?;
+    let mut report = bench::begin(subject.name(), matches!(subject, Subject::Shape(..)), adapters, &facts, settings)?;
     if let Some(baseline) = &baseline {
         report.check_baseline(baseline)?;
     }
@@ -69,9 +77,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
     let model = subject.load(&ui)?;
     // Not before: what comes earlier can simply be ended.
     interrupt::listen()?;
-    if !measure(&mut report, &*model, &facts, &points, &ui)? {
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
-    }
+    let finished = measure(&mut report, &*model, &facts, &points, &ui);
     let most = args.max_regression;
     let regression = baseline.and_then(|baseline| report.compare(&baseline, most.unwrap_or(f64::INFINITY)));
     let text = match (args.json, args.markdown) {
@@ -79,10 +85,17 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
         (_, true) => report.to_markdown(),
         _ => report.to_text(),
     };
-    if let Some(path) = &args.output {
-        replace_file(path, |file| Ok(writeln!(file, "{}", serde_json::to_string_pretty(&report)?)?))?;
+    // Whatever goes wrong, what was measured is not lost.
+    let printed = if report.points.is_empty() { Ok(()) } else { write!(std::io::stdout(), "{text}") };
+    if !finished? {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
-    write!(std::io::stdout(), "{text}")?;
+    if let Some(path) = &args.output {
+        // Of a link, the file that it names.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        replace_file(&path, |file| Ok(writeln!(file, "{}", serde_json::to_string_pretty(&report)?)?))?;
+    }
+    printed?;
     match regression {
         Some(regression) => bail!(complaint(&regression, most.unwrap_or_default())),
         None => Ok(ExitCode::SUCCESS),
@@ -136,9 +149,11 @@ impl Subject {
 /// An error unless the report can be written in the end.
 fn check_files(output: Option<&Path>, compare: Option<&Path>) -> Result<()> {
     let Some(output) = output else { return Ok(()) };
-    ensure!(!output.is_dir(), "--output {}: this is a folder; name a file", output.display());
+    let may_be = fs::symlink_metadata(output).is_err() || output.is_file();
+    ensure!(may_be, "--output {}: this is there, and no file; name another", output.display());
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(folder.is_dir(), "--output {}: there is no folder {}", output.display(), folder.display());
+    tempfile::tempfile_in(folder).with_context(|| format!("--output {}: cannot write there", output.display()))?;
     if let (Some(compare), Ok(output)) = (compare, fs::canonicalize(output))
         && fs::canonicalize(compare).is_ok_and(|compare| compare == output)
     {
@@ -150,6 +165,7 @@ fn check_files(output: Option<&Path>, compare: Option<&Path>) -> Result<()> {
 fn read_baseline(path: &Path, points: &[Point], ui: &Ui) -> Result<Report> {
     let json = read_json(path)?.with_context(|| format!("--compare {}: there is no such file", path.display()))?;
     let report: Report = parse(&json).with_context(|| format!("{} is no report of phi3v bench", path.display()))?;
+    report.check().with_context(|| format!("--compare {}", path.display()))?;
     let is_known = |point: &&Point| report.points.iter().any(|known| known.point == **point);
     let known = points.iter().filter(is_known).count();
     ensure!(known > 0, "{} has none of the combinations that are to be measured", path.display());
@@ -162,10 +178,15 @@ fn read_baseline(path: &Path, points: &[Point], ui: &Ui) -> Result<Report> {
 /// False if it was interrupted.
 fn measure(report: &mut Report, model: &dyn Model, facts: &Facts, points: &[Point], ui: &Ui) -> Result<bool> {
     let bar = ui.points();
+    let mut shown = None;
     let finished = bench::run(report, model, facts, points, &mut |progress| {
-        let at = points.iter().position(|point| point == progress.point).map_or(0, |at| at + 1);
-        bar.set_message(format!("{at} of {}: {}", points.len(), progress.point));
-        bar.set_length(progress.total as u64);
+        // Steps are short: what takes time is done once.
+        if shown != Some(*progress.point) {
+            let at = points.iter().position(|point| point == progress.point).map_or(0, |at| at + 1);
+            bar.set_message(format!("{at} of {}: {}", points.len(), progress.point));
+            bar.set_length(progress.total as u64);
+            shown = Some(*progress.point);
+        }
         bar.set_position(progress.done as u64);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
