@@ -32,7 +32,7 @@ complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "bench" -d 'Measure how fast a model is on this machine; of a published one, its shape is enough'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "man" -d 'Write the man pages into a folder'
@@ -544,9 +544,9 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s V -l version -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l shape -d 'A published model\'s shape, filled with random numbers: as fast as the model, and nothing is downloaded' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s p -l prompt-tokens -d 'Tokens of the prompt, besides those of pictures; several, separated by commas, as in all that follow' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s n -l gen-tokens -d 'Tokens to generate; 0 for none' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s b -l batch -d 'Rows that are computed together' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s b -l batch -d 'Rows that are computed together; they share the positions of --depth' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s i -l images -d 'Pictures in the prompt, photos of 3 megapixels' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l num-crops -d 'The most tiles a picture is cut into' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l num-crops -d 'The most tiles a picture is cut into [default: 4]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s d -l depth -d 'Positions that are in the cache before the prompt' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s r -l repetitions -d 'Measurements of each combination' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l warmup -d 'Rounds before them that do not count' -r
@@ -596,7 +596,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "bench" -d 'Measure how fast a model is on this machine, without downloading it'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "bench" -d 'Measure how fast a model is on this machine; of a published one, its shape is enough'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "verify" -d 'Check a model, stage by stage, against recordings of the reference'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "man" -d 'Write the man pages into a folder'
