@@ -137,7 +137,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s v -l verbose -d 'Te
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l data -d 'What to learn: a file of JSON lines, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l data -d 'What to learn: a file of JSON lines or Parquet, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s o -l adapter-path -d 'Where the adapter and all about the run are written' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l revision -d 'Branch, tag or commit of a hub model' -r
@@ -345,9 +345,9 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l instruction -d 'Add this to every question, on a line of its own' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-batch-size -d 'The most questions that are answered at once [default: 8]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
@@ -390,9 +390,9 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l instruction -d 'Add this to every question, on a line of its own' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-batch-size -d 'The most questions that are answered at once [default: 8]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
@@ -438,9 +438,9 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-image-pixels -d 'The most pixels a picture may have' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l instruction -d 'Add this to every question, on a line of its own' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s n -l max-tokens -d 'The most tokens of an answer' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-batch-size -d 'The most questions that are answered at once' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-batch-size -d 'The most questions that are answered at once [default: 8]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prefill-step-size -d 'Positions of the prompt per step: smaller takes less memory, the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-kv-size -d 'Forget all positions but the first 4 and the latest, so many in all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l kv-bits -d 'Pack keys and values in so many bits: 8 or 4' -r
