@@ -124,10 +124,11 @@ fn groups(statistic: &Statistic, records: &[&Record]) -> Vec<Group> {
     if groups.len() < 2 {
         return Vec::new();
     }
+    let Statistic { name, value, kind, higher_is_better, .. } = *statistic;
     // There may be thousands: an interval by the bootstrap for each would take long.
-    let group = |(name, parts): (&String, _)| {
-        let figure = Statistic { parts, ..statistic.clone() }.in_brief();
-        Group { name: name.clone(), figure }
+    let group = |(group, parts): (&String, _)| {
+        let figure = Statistic { name, parts, value, kind, higher_is_better }.in_brief();
+        Group { name: group.clone(), figure }
     };
     groups.into_iter().map(group).collect()
 }
