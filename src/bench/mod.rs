@@ -188,12 +188,8 @@ impl Point {
 impl Settings {
     /// How keys and values are kept.
     fn cache(&self, facts: &Facts) -> Result<CacheSettings> {
-        let Some(bits) = self.kv_bits else { return Ok(CacheSettings::default()) };
         let shape = facts.memory.cache_shape;
-        let group_size = shape.group_size().with_context(|| {
-            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", shape.head_dim)
-        })?;
-        let packing = Some(crate::cache::KvPacking { bits, group_size, start: 0 });
+        let packing = self.kv_bits.map(|bits| shape.packing(bits, None, 0)).transpose()?;
         let settings = CacheSettings { max_size: None, packing };
         shape.check(settings)?;
         Ok(settings)

@@ -8,7 +8,7 @@ mod features;
 mod prefix;
 mod saved;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,14 @@ impl CacheShape {
     /// The largest group of packed keys and values that divides `head_dim`, if any does.
     pub fn group_size(&self) -> Option<i32> {
         [64, 32].into_iter().find(|&size| self.head_dim.is_multiple_of(size as usize))
+    }
+
+    /// Packs keys and values in so many bits, in the largest groups that fit unless a size is given, from `start` on.
+    pub fn packing(&self, bits: i32, group_size: Option<i32>, start: usize) -> anyhow::Result<KvPacking> {
+        let group_size = group_size.or_else(|| self.group_size()).with_context(|| {
+            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", self.head_dim)
+        })?;
+        Ok(KvPacking { bits, group_size, start })
     }
 
     /// An error unless keys and values can be packed like this.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
-use phi3v::cache::{CacheSettings, CacheShape, KvPacking};
+use phi3v::cache::CacheSettings;
 use phi3v::checkpoint::hub::{HubSettings, locate};
 use phi3v::checkpoint::identity::identity;
 use phi3v::checkpoint::weights::Attached;
@@ -120,7 +120,9 @@ impl Opened {
         let Self { files, processor, dtype, adapters, vocabulary } = self;
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
-        let settings = CacheSettings { max_size: args.max_kv_size, packing: packing(&args, memory.cache_shape)? };
+        let (group_size, start) = (args.kv_group_size, args.quantized_kv_start.unwrap_or(0));
+        let packing = args.kv_bits.map(|bits| memory.cache_shape.packing(bits, group_size, start)).transpose()?;
+        let settings = CacheSettings { max_size: args.max_kv_size, packing };
         memory.cache_shape.check(settings)?;
         let prefill_step_size = usize::try_from(args.prefill_step_size).unwrap_or(usize::MAX);
         let demand = Demand { prefill_step_size, cache: settings, ..demand };
@@ -185,17 +187,6 @@ impl Session {
             None => Ok(()),
         }
     }
-}
-
-fn packing(args: &EngineArgs, shape: CacheShape) -> Result<Option<KvPacking>> {
-    let Some(bits) = args.kv_bits else { return Ok(None) };
-    let group_size = match args.kv_group_size {
-        Some(size) => size,
-        None => shape.group_size().with_context(|| {
-            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", shape.head_dim)
-        })?,
-    };
-    Ok(Some(KvPacking { bits, group_size, start: args.quantized_kv_start.unwrap_or(0) }))
 }
 
 fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculation> {

@@ -39,8 +39,7 @@ impl Engine {
     /// When there are fewer than two options, or some that are alike or empty.
     pub fn choose(&self, prompt: &Prompt, options: &[String]) -> Result<Choice> {
         ensure!(options.len() > 1, "at least two options are needed to choose between");
-        let ids = options.iter().map(|option| self.processor.encode_answer(&prompt.text, option));
-        let ids = ids.collect::<Result<Vec<Vec<u32>>>>()?;
+        let ids = self.processor.encode_answers(&prompt.text, options)?;
         for (at, option) in ids.iter().enumerate() {
             ensure!(!option.is_empty(), "an option is empty: there is nothing to score");
             ensure!(!ids[..at].contains(option), "the option {:?} is given twice", options[at]);

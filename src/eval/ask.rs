@@ -15,7 +15,7 @@ use crate::processor::{Message, PictureSizes, Processor};
 use crate::rows::{Ask, Defaults, Fields, Row};
 
 /// A question that was found to be good.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Asked {
     /// What will be known of it.
     pub record: Record,
@@ -159,7 +159,7 @@ pub fn answer(
     on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<bool> {
     let mut left = asked.iter();
-    let mut next = || Ok(left.next().map(|asked| (asked, asked.row.clone().request(engine.processor(), defaults))));
+    let mut next = || Ok(left.next().map(|asked| (asked, asked.row.request(engine.processor(), defaults))));
     let mut done = |asked: &Asked, result: Result<crate::engine::Generation>| {
         let record = asked.record.clone();
         on_record(match result {

@@ -27,7 +27,7 @@ pub enum By {
 }
 
 /// A question with options that was found to be good.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Posed {
     /// What is asked.
     pub asked: Asked,
@@ -119,8 +119,7 @@ pub fn likelihoods(
 
 fn judge(engine: &Engine, asked: &Asked, continuations: &[String], defaults: &Defaults) -> Result<Record> {
     let prompt = asked.row.prompt(engine.processor(), defaults)?;
-    let ids = continuations.iter().map(|text| engine.processor().encode_answer(&prompt.text, text));
-    let ids = ids.collect::<Result<Vec<_>>>()?;
+    let ids = engine.processor().encode_answers(&prompt.text, continuations)?;
     let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
     let request = Request::new(prompt, longest);
     engine.check(&request)?;

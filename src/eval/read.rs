@@ -27,9 +27,9 @@ pub fn perplexity(
     on_read: &mut OnRead,
 ) -> Result<bool> {
     each_group(passages, first, on_record, on_read, |examples| {
-        let batch = reading.batch(examples)?;
+        let batch = reading.batch(examples.iter().copied())?;
         let outcome = reader(reading).evaluate(&batch)?;
-        let losses = rows(&batch.ends).map(|row| outcome.losses[row].iter().sum());
+        let losses = batch.rows_of_targets().map(|row| outcome.losses[row].iter().sum());
         Ok(losses.map(|loss: f64| ([("loss", loss)].into(), None)).collect())
     })
 }
@@ -45,7 +45,8 @@ pub fn divergence(
     on_read: &mut OnRead,
 ) -> Result<bool> {
     each_group(passages, first, on_record, on_read, |examples| {
-        let (batch, their_batch) = (reading.batch(examples)?, reference.batch(examples)?);
+        let (batch, their_batch) =
+            (reading.batch(examples.iter().copied())?, reference.batch(examples.iter().copied())?);
         let (ours, theirs) = (reader(reading), reader(reference));
         let (hidden, their_hidden) = (ours.hidden(&batch)?, theirs.hidden(&their_batch)?);
         let mut found = Vec::new();
@@ -55,11 +56,11 @@ pub fn divergence(
             let (their_logits, _) = theirs.logits(&their_hidden, targets)?;
             found.extend(by_position(&their_logits, &logits, &ids)?);
         }
-        let of_row = |(row, example): (Range<usize>, &Example)| {
+        let of_row = |(row, example): (Range<usize>, &&Example)| {
             let positions = example.supervised.iter().cloned().flatten().map(|at| at as u32).collect();
             diverged(&found[row], positions)
         };
-        Ok(rows(&batch.ends).zip(examples).map(of_row).collect())
+        Ok(batch.rows_of_targets().zip(examples).map(of_row).collect())
     })
 }
 
@@ -85,7 +86,7 @@ fn each_group(
     first: usize,
     on_record: &mut OnRecord,
     on_read: &mut OnRead,
-    mut read: impl FnMut(&[Example]) -> Result<Vec<Scored>>,
+    mut read: impl FnMut(&[&Example]) -> Result<Vec<Scored>>,
 ) -> Result<bool> {
     for group in groups(passages) {
         if group.end <= first {
@@ -94,7 +95,7 @@ fn each_group(
         if on_read(group.start.max(first)).is_break() {
             return Ok(false);
         }
-        let examples: Vec<Example> = passages[group.clone()].iter().map(|passage| passage.example.clone()).collect();
+        let examples: Vec<&Example> = passages[group.clone()].iter().map(|passage| &passage.example).collect();
         for (at, (scores, divergence)) in group.zip(read(&examples)?) {
             if at >= first {
                 let mut record = passages[at].record.clone();
@@ -125,21 +126,11 @@ fn groups(passages: &[Passage]) -> Vec<Range<usize>> {
 
 /// The largest group of passages that are read together.
 pub fn largest(passages: &[Passage]) -> Largest {
-    let mut largest = Largest::default();
-    for group in groups(passages) {
-        let sum = |of: fn(&Example) -> usize| passages[group.clone()].iter().map(|p| of(&p.example)).sum::<usize>();
-        largest.positions = largest.positions.max(sum(Example::len));
-        largest.targets = largest.targets.max(sum(Example::supervised_tokens));
-        largest.image_tokens = largest.image_tokens.max(sum(|example| example.image_tokens().iter().sum()));
-    }
-    largest
+    Largest::of_batches(
+        groups(passages).into_iter().map(|group| passages[group].iter().map(|passage| &passage.example)),
+    )
 }
 
 fn reader<'m>(reading: &Reading<'m>) -> Trained<'m> {
     Trained { model: reading.model, params: Vec::new(), checkpoint: true }
-}
-
-/// The ranges that these are the ends of.
-fn rows(ends: &[usize]) -> impl Iterator<Item = Range<usize>> {
-    ends.iter().scan(0, |start, &end| Some(std::mem::replace(start, end)..end))
 }

@@ -202,16 +202,16 @@ impl Processor {
         self.tokenize(text, images, true)
     }
 
-    /// Ids of an answer as the model would write it after a prompt with this text: with a blank before it, unless the text
+    /// Ids of answers as the model would write them after a prompt with this text: with a blank before each, unless the text
     /// ends with one, with a line's end or a special token.
-    pub fn encode_answer(&self, prompt: &str, answer: &str) -> Result<Vec<u32>> {
+    pub fn encode_answers(&self, prompt: &str, answers: &[String]) -> Result<Vec<Vec<u32>>> {
         let before = match self.pieces(prompt).pop() {
             Some(Piece::Text(text)) => text,
             _ => "",
         };
         let apart = before.is_empty() || before.ends_with(char::is_whitespace) || self.tokenizer.ends_specially(before);
         let blank = if apart { "" } else { " " };
-        self.tokenizer.encode_on(before, &[blank, answer].concat())
+        answers.iter().map(|answer| self.tokenizer.encode_on(before, &[blank, answer].concat())).collect()
     }
 
     /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// The keys of an object that were not taken yet, in their order, with their values as they stand.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {

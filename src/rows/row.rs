@@ -47,7 +47,7 @@ pub enum Ask {
 }
 
 /// A row, with the defaults where it says nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Row {
     /// The prompt.
     pub ask: Ask,
@@ -108,11 +108,11 @@ impl Row {
     }
 
     /// The request to an engine.
-    pub fn request(self, processor: &Processor, defaults: &Defaults) -> Result<Request> {
+    pub fn request(&self, processor: &Processor, defaults: &Defaults) -> Result<Request> {
         let prompt = self.prompt(processor, defaults)?;
         Ok(Request {
-            sampling: self.sampling,
-            stop: self.stop,
+            sampling: self.sampling.clone(),
+            stop: self.stop.clone(),
             grammar: defaults.grammar.clone(),
             early_stop: defaults.early_stop,
             ..Request::new(prompt, self.max_tokens)

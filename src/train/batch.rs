@@ -121,7 +121,7 @@ impl<'a> Batches<'a> {
 
 impl Reading<'_> {
     /// These examples as a batch.
-    pub fn batch(&self, examples: &[Example]) -> Result<Batch> {
+    pub fn batch<'e>(&self, examples: impl Iterator<Item = &'e Example>) -> Result<Batch> {
         let mut batch = Batch::default();
         for example in examples {
             let features = self.features(example).map(|features| features.into_iter().map(Piece::Features).collect());
@@ -198,14 +198,24 @@ impl Largest {
     pub fn of(examples: &[Example], order: &Order) -> (Self, usize) {
         let lengths: Vec<usize> = examples.iter().map(Example::len).collect();
         let batches = order.batches(&lengths, 0);
-        let most = |of: fn(&Example) -> usize| {
-            batches.iter().map(|batch| batch.iter().map(|&row| of(&examples[row])).sum()).max().unwrap_or(0)
-        };
-        let largest = Self {
-            positions: most(Example::len),
-            targets: most(Example::supervised_tokens),
-            image_tokens: most(|example| example.image_tokens().iter().sum()),
-        };
+        let largest = Self::of_batches(batches.iter().map(|batch| batch.iter().map(|&row| &examples[row])));
         (largest, batches.len())
+    }
+
+    /// Of these batches.
+    pub fn of_batches<'e>(batches: impl Iterator<Item = impl Iterator<Item = &'e Example>>) -> Self {
+        let mut largest = Self::default();
+        for batch in batches {
+            let mut sum = Self::default();
+            for example in batch {
+                sum.positions += example.len();
+                sum.targets += example.supervised_tokens();
+                sum.image_tokens += example.image_tokens().iter().sum::<usize>();
+            }
+            largest.positions = largest.positions.max(sum.positions);
+            largest.targets = largest.targets.max(sum.targets);
+            largest.image_tokens = largest.image_tokens.max(sum.image_tokens);
+        }
+        largest
     }
 }

@@ -53,13 +53,12 @@ pub fn evaluate(
         }
         let batch = batches.get(index)?;
         let outcome = trained.evaluate(&batch)?;
-        let mut start = 0;
-        for &end in &batch.ends {
-            let hits = outcome.hits[start..end].iter().filter(|&&hit| hit).count();
+        for row in batch.rows_of_targets() {
+            let targets = row.len();
+            let hits = outcome.hits[row].iter().filter(|&&hit| hit).count();
             scores.rows += 1;
-            scores.exact_rows += usize::from(hits == end - start);
+            scores.exact_rows += usize::from(hits == targets);
             scores.hits += hits;
-            start = end;
         }
         scores.targets += outcome.losses.len();
         scores.losses += outcome.losses.iter().sum::<f64>();

@@ -1,5 +1,7 @@
 //! The loss of a batch and its gradients, through the model as one graph or layer by layer.
 
+use std::ops::Range;
+
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{take_along_axis, take_axis};
 use mlx_rs::ops::{concatenate, logsumexp_axis};
@@ -38,6 +40,11 @@ impl Batch {
     /// Positions of all rows.
     pub fn tokens(&self) -> usize {
         self.rows.iter().map(|row| row.positions.len()).sum()
+    }
+
+    /// Of each row, which of the targets are its own.
+    pub fn rows_of_targets(&self) -> impl Iterator<Item = Range<usize>> {
+        self.ends.iter().scan(0, |start, &end| Some(std::mem::replace(start, end)..end))
     }
 }
 

@@ -496,12 +496,12 @@ fn options_are_scored_as_if_each_was_alone() {
     for engine in [tiny(), engine(folder.path(), EngineOptions::default())] {
         let prompt = ask(&engine, "Which one?", &[picture(6)], 1).prompt;
         let options = ["yes", "yes indeed", "no", "a very long answer with many words"].map(str::to_owned);
-        let ids = options.clone().map(|option| engine.processor().encode_answer(&prompt.text, &option).unwrap());
+        let ids = engine.processor().encode_answers(&prompt.text, &options).unwrap();
         let choice = engine.choose(&prompt, &options).unwrap();
-        let mut expected = ids.clone().map(|ids| {
+        let expected = ids.iter().map(|ids| {
             let mut sequence = Sequence::new(engine.model(), &prompt).unwrap();
             let mut sum = 0.0;
-            for id in ids {
+            for &id in ids {
                 let logits = sequence.next_logits(512).unwrap();
                 let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
                 sum += f64::from(logits[id as usize]) - total.ln();
@@ -509,6 +509,7 @@ fn options_are_scored_as_if_each_was_alone() {
             }
             sum
         });
+        let mut expected: Vec<f64> = expected.collect();
         // What begins with "yes indeed" is not "yes".
         assert!(ids[1].starts_with(&ids[0]));
         expected[0] = (expected[0].exp() - expected[1].exp()).ln();
