@@ -171,7 +171,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_su
 sgd\t'Gradient descent with momentum'
 adafactor\t'Adam\'s kind with little memory'
 lion\t'Signs of momentum'
-muon\t'Orthogonalized momentum'"
+muon\t'Orthogonalized momentum, in steps as large as AdamW\'s'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l learning-rate -d 'The learning rate after the warm-up [default: 1e-4, or 1e-5 with --fine-tune-type full]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l lr-schedule -d 'How the learning rate goes on' -r -f -a "constant\t'The same rate after the warm-up'
 linear\t'Down along a line'

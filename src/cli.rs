@@ -69,6 +69,9 @@ impl DtypeArg {
     }
 }
 
+/// The model that is used where none is named.
+pub(crate) const DEFAULT_MODEL: &str = "microsoft/Phi-3.5-vision-instruct";
+
 /// Which model
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
@@ -76,9 +79,10 @@ pub(crate) struct ModelArgs {
     /// Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub
     ///
     /// A hub model is looked for in the cache that Python tools use, and fetched into it if need be. The variables
-    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there.
-    #[arg(short, long, value_name = "FOLDER|ID", default_value = "microsoft/Phi-3.5-vision-instruct")]
-    pub(crate) model: String,
+    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there. Without --model it is
+    /// microsoft/Phi-3.5-vision-instruct, where that was downloaded before.
+    #[arg(short, long, value_name = "FOLDER|ID", env = "PHI3V_MODEL", hide_env_values = true)]
+    pub(crate) model: Option<String>,
     /// Branch, tag or commit of a hub model
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
@@ -92,6 +96,13 @@ pub(crate) struct ModelArgs {
     pub(crate) adapters: Vec<AdapterArg>,
     #[command(flatten)]
     pub(crate) cpu: CpuArgs,
+}
+
+impl ModelArgs {
+    /// What was named, or what is used where nothing was.
+    pub(crate) fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or(DEFAULT_MODEL)
+    }
 }
 
 /// An adapter's folder, and how much of its change is made.
@@ -628,7 +639,7 @@ pub(crate) struct ConvertArgs {
         long,
         visible_alias = "model",
         value_name = "FOLDER|ID",
-        default_value = "microsoft/Phi-3.5-vision-instruct"
+        default_value = DEFAULT_MODEL
     )]
     pub(crate) hf_path: String,
     /// Branch, tag or commit of a hub model

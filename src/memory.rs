@@ -1,6 +1,6 @@
 //! Whether a model and what it is to do fit into memory, before anything is loaded.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sysinfo::System;
 
@@ -44,6 +44,35 @@ pub struct ModelMemory {
     hidden_size: usize,
     intermediate_size: usize,
     vocab_size: usize,
+    tower: Tower,
+}
+
+/// The vision tower's measures: CLIP-L's where the configuration leaves them to the code.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+struct Tower {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+}
+
+impl Default for Tower {
+    fn default() -> Self {
+        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
+    }
+}
+
+impl Tower {
+    fn of(files: &ModelFiles) -> Result<Self> {
+        let config = files.config.pointer("/img_processor/vision_config");
+        let tower = config.map(Self::deserialize).transpose().context("config.json: img_processor.vision_config")?;
+        Ok(tower.unwrap_or_default())
+    }
+
+    /// Numbers that a layer has for a tile: what enters and leaves it, and its widest points.
+    fn of_tile(&self) -> usize {
+        577 * (8 * self.hidden_size + 2 * self.intermediate_size)
+    }
 }
 
 /// What is asked of it.
@@ -126,10 +155,9 @@ impl ModelMemory {
         let at_once = if demand.checkpoint { demand.targets.min(256) } else { demand.targets };
         let logits = at_once * self.vocab_size * (self.item_size + 3 * size_of::<f32>());
         let decoder = if demand.checkpoint { entering + 5 * of_layers / (2 * layers) } else { of_layers };
-        // Of CLIP-L: 144 positions of a prompt are a tile's 577.
-        let of_tile = 577 * (8 * 1024 + 2 * 4096) * self.item_size;
-        let kept_layers = if demand.trains_tower { 23 } else { 1 };
-        let vision = demand.image_tokens.div_ceil(144) * of_tile * kept_layers;
+        let kept_layers = if demand.trains_tower { self.tower.num_hidden_layers } else { 1 };
+        // 144 positions of a prompt are a tile.
+        let vision = demand.image_tokens.div_ceil(144) * self.tower.of_tile() * self.item_size * kept_layers;
         TrainingMemory {
             weights: self.weights,
             trained: 3 * size_of::<f32>() * demand.trained + demand.optimizer_bytes,
@@ -168,15 +196,16 @@ impl ModelMemory {
         }
         let Sizes { hidden_size, intermediate_size, vocab_size } = files.parse()?;
         let cache_shape = (Arch::of(files)?.cache_shape)(files)?;
-        Ok(Self { weights, cache_shape, item_size, hidden_size, intermediate_size, vocab_size })
+        let tower = Tower::of(files)?;
+        Ok(Self { weights, cache_shape, item_size, hidden_size, intermediate_size, vocab_size, tower })
     }
 
-    /// Bytes of what is computed on the way: of the widest point of a layer, with what enters and leaves it; of CLIP-L's
-    /// layers for all tiles of a picture; and logits.
+    /// Bytes of what is computed on the way: of the widest point of a layer, with what enters and leaves it; of the
+    /// tower's for all tiles of a picture; and logits.
     pub fn activations(&self, demand: &Demand) -> usize {
         let positions = demand.prompt_tokens.clamp(1, demand.prefill_step_size.max(1));
         let decoder = positions * (8 * self.hidden_size + 4 * self.intermediate_size) * self.item_size;
-        let vision = demand.tiles * (577 * (8 * 1024 + 2 * 4096) * self.item_size + 4 * 3 * 336 * 336);
+        let vision = demand.tiles * (self.tower.of_tile() * self.item_size + 4 * 3 * 336 * 336);
         decoder.max(vision) + 8 * self.vocab_size
     }
 

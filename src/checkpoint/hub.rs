@@ -94,6 +94,11 @@ pub fn locate(
     }
 }
 
+/// Whether all of a hub model is in the cache.
+pub fn is_cached(model: &str, revision: Option<&str>, settings: &HubSettings) -> bool {
+    Repo::new(model, revision.unwrap_or(DEFAULT_REVISION), &settings.cache).is_ok_and(|repo| repo.cached().is_ok())
+}
+
 /// `model` as a folder, or `None` if it is spelled like a hub id and no such folder exists.
 fn local_folder(model: &str, revision: Option<&str>) -> Result<Option<PathBuf>, HubError> {
     let path = Path::new(model);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
 use phi3v::cache::CacheSettings;
-use phi3v::checkpoint::hub::{HubSettings, locate};
+use phi3v::checkpoint::hub::{HubSettings, is_cached, locate};
 use phi3v::checkpoint::identity::identity;
 use phi3v::checkpoint::weights::Attached;
 use phi3v::checkpoint::{ModelFiles, Weights};
@@ -21,7 +21,7 @@ use phi3v::processor::{Processor, Prompt, Tokenizer};
 use phi3v::{device, memory};
 use serde::Deserialize;
 
-use crate::cli::{AdapterArg, CpuArgs, EngineArgs, ModelArgs};
+use crate::cli::{AdapterArg, CpuArgs, DEFAULT_MODEL, EngineArgs, ModelArgs};
 use crate::ui::Ui;
 
 /// A model whose weights are not loaded yet.
@@ -38,7 +38,16 @@ pub(super) struct Opened {
 pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
     let ModelArgs { model, revision, dtype, adapters, cpu: CpuArgs { threads } } = args;
     device::use_threads(threads.map(usize::from))?;
-    let folder = locate(&model, revision.as_deref(), &HubSettings::from_env(), ui)?;
+    let settings = HubSettings::from_env();
+    let model = match model {
+        Some(model) => model,
+        None if is_cached(DEFAULT_MODEL, revision.as_deref(), &settings) => DEFAULT_MODEL.to_owned(),
+        None => bail!(
+            "no model is named: --model {DEFAULT_MODEL} would download 8.3 GB; a folder or a GGUF file works at once, and \
+             the variable PHI3V_MODEL names one, too"
+        ),
+    };
+    let folder = locate(&model, revision.as_deref(), &settings, ui)?;
     let files = ModelFiles::read(&folder)?;
     let (processor, dtype) = (Processor::read(&files)?, dtype.dtype());
     let adapters = read_adapters(&files, &adapters)?;

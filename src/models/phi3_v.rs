@@ -119,8 +119,17 @@ impl ImageEmbedding {
 
     /// `[1 + rows · cols, 576, clip]`: the whole picture, and the tiles row by row.
     fn see(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        let count = 1 + (tiles.rows * tiles.cols) as i32;
-        self.img_processor.forward(&Array::from_slice(&tiles.pixels, &[count, TILE as i32, TILE as i32, 3]))
+        let see = |pixels: &[f32], count: usize| {
+            self.img_processor.forward(&Array::from_slice(pixels, &[count as i32, TILE as i32, TILE as i32, 3]))
+        };
+        let count = 1 + tiles.rows * tiles.cols;
+        let (whole, rest) = tiles.pixels.split_at(tiles.pixels.len() / count);
+        // A picture of one tile is looked at once.
+        if whole == rest {
+            let features = see(whole, 1)?;
+            return concatenate(&[&features, &features], 0);
+        }
+        see(&tiles.pixels, count)
     }
 
     /// Of that `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.

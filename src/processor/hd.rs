@@ -112,13 +112,17 @@ impl Tiles {
             let Rgb(pixel) = *sheet.get_pixel(x as u32, y as u32);
             std::array::from_fn(|c| table[c][pixel[c] as usize])
         };
-        let mut pixels = torch_bicubic(at, rows * side, cols * side, side);
-        pixels.reserve_exact(rows * cols * side * side * 3);
+        // Of a sheet of one tile the view is the tile: a cubic at a pixel's own place is the pixel.
+        let mut pixels = if rows * cols > 1 { torch_bicubic(at, rows * side, cols * side, side) } else { Vec::new() };
+        pixels.reserve_exact((1 + rows * cols) * side * side * 3 - pixels.len());
         for tile in 0..rows * cols {
             let (top, left) = (tile / cols * side, tile % cols * side);
             for y in top..top + side {
                 pixels.extend((left..left + side).flat_map(|x| at(y, x)));
             }
+        }
+        if rows * cols == 1 {
+            pixels.extend_from_within(..);
         }
         Self { pixels, rows, cols }
     }

@@ -57,8 +57,8 @@ impl Settings {
     }
 
     /// Bytes of the state of a parameter.
-    pub fn state_bytes(&self, shape: &[i32]) -> usize {
-        let slots = self.rule().slots(shape);
+    pub fn state_bytes(&self, path: &str, shape: &[i32]) -> usize {
+        let slots = self.rule().slots(path, shape);
         slots.iter().map(|(_, shape)| shape.iter().map(|&dim| dim as usize).product::<usize>() * size_of::<f32>()).sum()
     }
 
@@ -86,8 +86,8 @@ trait Rule {
     /// An error that names a setting without sense.
     fn check(&self) -> Result<()>;
 
-    /// What is remembered of a parameter of this shape from step to step: arrays of zeros in the beginning.
-    fn slots(&self, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)>;
+    /// What is remembered of a parameter of this name and shape from step to step: arrays of zeros in the beginning.
+    fn slots(&self, path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)>;
 
     /// The parameter after the step. `slots` has the arrays that [`Rule::slots`] names.
     fn update(&self, parameter: &Array, gradient: &Array, slots: &mut [Array], at: At) -> Result<Array, Exception>;
@@ -114,7 +114,7 @@ impl Optimizer {
     pub fn new(settings: Settings, parameters: &[(String, Vec<i32>)]) -> Result<Self> {
         settings.rule().check()?;
         let parameter = |(path, shape): &(String, Vec<i32>)| {
-            let zeros = settings.rule().slots(shape).into_iter().map(|(_, shape)| Array::zeros::<f32>(&shape));
+            let zeros = settings.rule().slots(path, shape).into_iter().map(|(_, shape)| Array::zeros::<f32>(&shape));
             Ok(Parameter { path: path.clone(), shape: shape.clone(), slots: zeros.collect::<Result<_, Exception>>()? })
         };
         let parameters = parameters.iter().map(parameter).collect::<Result<_>>()?;
@@ -166,7 +166,7 @@ impl Optimizer {
     /// All that is remembered from step to step: `KIND.SLOT.PATH` float32, and `KIND.step` `[]` uint32.
     pub fn state(&self) -> BTreeMap<String, Array> {
         let arrays = self.parameters.iter().flat_map(|parameter| {
-            let slots = self.settings.rule().slots(&parameter.shape);
+            let slots = self.settings.rule().slots(&parameter.path, &parameter.shape);
             let keys = slots.into_iter().map(|(slot, _)| self.key(slot, &parameter.path));
             keys.zip(parameter.slots.iter().cloned()).collect::<Vec<_>>()
         });
@@ -196,7 +196,7 @@ impl Optimizer {
         let steps = take(self.step_key(), &[], Dtype::Uint32)?;
         let mut restored = Vec::new();
         for Parameter { path, shape, .. } in &self.parameters {
-            let slots = self.settings.rule().slots(shape).into_iter();
+            let slots = self.settings.rule().slots(path, shape).into_iter();
             let slots = slots.map(|(slot, shape)| take(self.key(slot, path), &shape, Dtype::Float32));
             restored.push(slots.collect::<Result<Vec<_>>>()?);
         }

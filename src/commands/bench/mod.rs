@@ -56,7 +56,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
             Subject::Shape(shape, args.model.dtype.dtype())
         }
         None => {
-            let name = args.model.model.clone();
+            let name = args.model.name().to_owned();
             let folders: Vec<_> = args.model.adapters.iter().map(|adapter| adapter.folder.clone()).collect();
             let opened = session::open(args.model, &ui)?;
             for (folder, attached) in folders.iter().zip(&opened.adapters) {

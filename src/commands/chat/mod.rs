@@ -53,7 +53,7 @@ pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
     let reading = Instant::now();
     let images = images.iter().map(|source| pictures::read(source, &limits)).collect::<Result<Vec<_>>>()?;
     let image_time = reading.elapsed();
-    let name = model.model.clone();
+    let name = model.name().to_owned();
     let opened = session::open(model, &ui)?;
     ensure!(
         opened.processor.has_chat_template(),

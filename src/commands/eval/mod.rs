@@ -33,8 +33,12 @@ pub(super) fn run(args: EvalArgs) -> Result<ExitCode> {
             evaluate(Task::Perplexity, args.common, how)
         }
         EvalCommand::Kl(args) => {
-            let reference =
-                ModelArgs { model: args.reference, revision: None, adapters: Vec::new(), ..args.common.model.clone() };
+            let reference = ModelArgs {
+                model: Some(args.reference),
+                revision: None,
+                adapters: Vec::new(),
+                ..args.common.model.clone()
+            };
             evaluate(Task::Kl, args.common, How::Read { text: args.text, reference: Some(reference) })
         }
         EvalCommand::Choice(args) => {
@@ -131,7 +135,7 @@ fn find_other(compare: &str, model: &ModelArgs) -> Result<Other> {
     let is_adapter = holds("adapter_config.json") && !holds("config.json");
     Ok(Other::Model(Box::new(match is_adapter {
         true => ModelArgs { adapters: vec![adapter], ..model.clone() },
-        false => ModelArgs { model: compare.to_owned(), revision: None, adapters: Vec::new(), ..model.clone() },
+        false => ModelArgs { model: Some(compare.to_owned()), revision: None, adapters: Vec::new(), ..model.clone() },
     })))
 }
 
@@ -243,7 +247,7 @@ fn names(model: &ModelArgs, other: Option<&Other>) -> [String; 2] {
 
 fn name_of(model: &ModelArgs) -> String {
     let last = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let name = last(Path::new(&model.model));
+    let name = last(Path::new(model.name()));
     let adapters = model.adapters.iter().map(|adapter| format!(" + {}", last(&adapter.folder)));
     name.strip_suffix(".gguf").unwrap_or(&name).to_owned() + &adapters.collect::<String>()
 }
@@ -252,5 +256,5 @@ fn name_of(model: &ModelArgs) -> String {
 fn full_name(model: &ModelArgs) -> String {
     let revision = model.revision.iter().map(|revision| format!("@{revision}"));
     let adapters = model.adapters.iter().map(|adapter| format!(" + {}:{}", adapter.folder.display(), adapter.weight));
-    model.model.clone() + &revision.chain(adapters).collect::<String>()
+    model.name().to_owned() + &revision.chain(adapters).collect::<String>()
 }

@@ -186,7 +186,7 @@ pub(super) enum OptimizerArg {
     Adafactor,
     /// Signs of momentum
     Lion,
-    /// Orthogonalized momentum
+    /// Orthogonalized momentum, in steps as large as AdamW's
     Muon,
 }
 

@@ -15,7 +15,7 @@ pub(super) fn run(args: FuseArgs) -> Result<ExitCode> {
     let FuseArgs { save_path, force, dequantize, verify, json, output: OutputArgs { quiet, verbose }, model } = args;
     let ui = Ui::new(quiet, verbose);
     ensure!(!model.adapters.is_empty(), "--adapter: say which adapter becomes part of the model");
-    let named = model.model.clone();
+    let named = model.name().to_owned();
     let Opened { files, dtype, adapters, .. } = session::open(model, &ui)?;
     let mut options = Options::new(save_path);
     options.source_name = (files.folder.as_os_str() != named.as_str()).then_some(named);

@@ -62,6 +62,7 @@ fn optimizer(steps: &StepsArgs) -> optimizer::Settings {
         OptimizerArg::Lion => optimizer::Settings::Lion(Lion { weight_decay, ..Lion::default() }),
         OptimizerArg::Muon => optimizer::Settings::Muon(Muon {
             weight_decay,
+            match_rms_adamw: true,
             adamw: AdamW { weight_decay, ..AdamW::default() },
             ..Muon::default()
         }),

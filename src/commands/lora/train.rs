@@ -101,7 +101,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         image_tokens: largest.image_tokens,
         trains_tower,
         trained: plan.parameters(),
-        optimizer_bytes: plan.tensors.iter().map(|(_, shape)| run_settings.optimizer.state_bytes(shape)).sum(),
+        optimizer_bytes: plan.tensors.iter().map(|(path, shape)| run_settings.optimizer.state_bytes(path, shape)).sum(),
         adapted_widths: plan.adapted_widths(),
         checkpoint: steps.grad_checkpoint,
     };

@@ -38,7 +38,7 @@ impl Rule for Adafactor {
         check_positive("weight_decay", weight_decay)
     }
 
-    fn slots(&self, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
+    fn slots(&self, _path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
         match shape {
             [outer @ .., rows, columns] => {
                 vec![("row", [outer, &[*rows]].concat()), ("column", [outer, &[*columns]].concat())]

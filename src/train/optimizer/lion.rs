@@ -34,7 +34,7 @@ impl Rule for Lion {
         check_positive("weight_decay", self.weight_decay)
     }
 
-    fn slots(&self, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
+    fn slots(&self, _path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
         vec![("m", shape.to_vec())]
     }
 

@@ -1,6 +1,6 @@
 //! Muon (Jordan et al. 2024): the momentum of a matrix, with all of its singular values brought near 1. As
-//! `torch.optim.Muon` with the learning rate's "original" adjustment, but in float32 throughout. Other parameters go to
-//! AdamW. Its authors leave tables of tokens and the map to logits to AdamW, too; here every matrix is Muon's.
+//! `torch.optim.Muon`, but in float32 throughout. Other parameters go to AdamW, and so do tables of tokens and positions and
+//! the map to logits, as its authors have it.
 
 use anyhow::{Result, ensure};
 use mlx_rs::Array;
@@ -12,6 +12,8 @@ use super::{AdamW, At, Rule, check_decay, check_positive, decayed, moving, scale
 
 /// Of the polynomial `a x + b x³ + c x⁵`, which takes singular values from (0, 1] to about 0.7 to 1.2 when repeated.
 const COEFFICIENTS: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);
+/// Matrices whose rows are one by one, ends of their names.
+const TABLES: [&str; 3] = ["embed_tokens.weight", "position_embedding.weight", "lm_head.weight"];
 /// The smallest norm that a matrix is divided by.
 const EPS: f32 = 1e-7;
 
@@ -27,13 +29,24 @@ pub struct Muon {
     pub iterations: usize,
     /// Of matrices, apart from the gradient.
     pub weight_decay: f64,
+    /// Make steps as large as AdamW's with the same learning rate, `0.2 · sqrt(max(rows, columns))` times (Liu et al. 2025,
+    /// section 2.2; torch's `match_rms_adamw`). Without it they are `sqrt(max(1, rows / columns))` times the orthogonal
+    /// matrix (torch's `original`), which wants a learning rate of its own.
+    pub match_rms_adamw: bool,
     /// For all that is no matrix.
     pub adamw: AdamW,
 }
 
 impl Default for Muon {
     fn default() -> Self {
-        Self { momentum: 0.95, nesterov: true, iterations: 5, weight_decay: 0.1, adamw: AdamW::default() }
+        Self {
+            momentum: 0.95,
+            nesterov: true,
+            iterations: 5,
+            weight_decay: 0.1,
+            match_rms_adamw: false,
+            adamw: AdamW::default(),
+        }
     }
 }
 
@@ -45,8 +58,9 @@ impl Rule for Muon {
         self.adamw.check()
     }
 
-    fn slots(&self, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
-        if shape.len() == 2 { vec![("momentum", shape.to_vec())] } else { self.adamw.slots(shape) }
+    fn slots(&self, path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
+        let is_table = TABLES.iter().any(|table| path.ends_with(table));
+        if shape.len() == 2 && !is_table { vec![("momentum", shape.to_vec())] } else { self.adamw.slots(path, shape) }
     }
 
     fn update(&self, parameter: &Array, gradient: &Array, slots: &mut [Array], at: At) -> Result<Array, Exception> {
@@ -55,7 +69,11 @@ impl Rule for Muon {
         // torch: gradient.lerp(momentum, self.momentum)
         let direction = if self.nesterov { moving(momentum, gradient, self.momentum)? } else { momentum.clone() };
         let (rows, columns) = (f64::from(parameter.dim(0)), f64::from(parameter.dim(1)));
-        let rate = at.learning_rate * (rows / columns).max(1.0).sqrt();
+        let adjusted = match self.match_rms_adamw {
+            true => 0.2 * rows.max(columns).sqrt(),
+            false => (rows / columns).max(1.0).sqrt(),
+        };
+        let rate = at.learning_rate * adjusted;
         let update = scaled(&orthogonalized(&direction, self.iterations)?, rate)?;
         decayed(parameter, self.weight_decay, at)?.subtract(update)
     }

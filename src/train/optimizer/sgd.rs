@@ -27,7 +27,7 @@ impl Rule for Sgd {
         check_positive("weight_decay", self.weight_decay)
     }
 
-    fn slots(&self, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
+    fn slots(&self, _path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
         if self.momentum > 0.0 { vec![("momentum", shape.to_vec())] } else { Vec::new() }
     }
 

@@ -172,12 +172,27 @@ fn settings_without_sense_are_refused() {
     refused(r#"{"kind": "muon", "adamw": {"eps": -1.0}}"#, "eps is -1");
 }
 
+/// Of a table each row is a word's own.
+#[test]
+fn muon_leaves_tables_to_adamw() {
+    let slots = |name: &str| {
+        let settings: Settings = serde_json::from_value(serde_json::json!({"kind": "muon"})).unwrap();
+        let optimizer = Optimizer::new(settings, &[(name.to_owned(), vec![4, 2])]).unwrap();
+        optimizer.state().len() - 1
+    };
+    assert_eq!(slots("model.layers.0.mlp.down_proj.weight"), 1);
+    assert_eq!(slots("lm_head.lora_a"), 1);
+    for table in ["model.embed_tokens.weight", "lm_head.weight", "vision_model.embeddings.position_embedding.weight"] {
+        assert_eq!(slots(table), 2, "{table}");
+    }
+}
+
 #[test]
 fn the_state_takes_as_much_as_is_told() {
     for kind in KINDS {
         let golden = Golden::read(kind);
         for (settings, _) in golden.cases {
-            let told: usize = golden.shapes.iter().map(|(_, shape)| settings.state_bytes(shape)).sum();
+            let told: usize = golden.shapes.iter().map(|(path, shape)| settings.state_bytes(path, shape)).sum();
             let state = Optimizer::new(settings.clone(), &golden.shapes).unwrap().state();
             let steps = size_of::<u32>();
             assert_eq!(told + steps, state.values().map(Array::nbytes).sum::<usize>(), "{settings:?}");

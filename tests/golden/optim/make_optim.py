@@ -57,8 +57,8 @@ def lion(state, p, g, t, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
     return p - lr * (update + weight_decay * p)
 
 
-def muon(state, p, g, t, lr, momentum=0.95, nesterov=True, iterations=5, weight_decay=0.1):
-    """torch.optim._muon._single_tensor_muon, adjust_lr_fn="original", but the iteration is not in bfloat16"""
+def muon(state, p, g, t, lr, momentum=0.95, nesterov=True, iterations=5, weight_decay=0.1, match_rms_adamw=False):
+    """torch.optim._muon._single_tensor_muon with both values of adjust_lr_fn, but the iteration is not in bfloat16"""
     if p.ndim != 2:
         return adamw(state, p, g, t, lr)
     b = state["b"] = momentum * state.get("b", 0) + (1 - momentum) * g
@@ -70,7 +70,8 @@ def muon(state, p, g, t, lr, momentum=0.95, nesterov=True, iterations=5, weight_
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     x = x.T if tall else x
-    rate = lr * math.sqrt(max(1, p.shape[0] / p.shape[1]))
+    original = math.sqrt(max(1, p.shape[0] / p.shape[1]))
+    rate = lr * (0.2 * math.sqrt(max(p.shape)) if match_rms_adamw else original)
     return p * (1 - lr * weight_decay) - rate * x
 
 
@@ -85,7 +86,12 @@ CASES = {
     ],
     "adafactor": [{}, {"weight_decay": 0.1}, {"clip_threshold": 0.5, "decay_rate": -0.5}],
     "lion": [{}, {"beta1": 0.95, "beta2": 0.98, "weight_decay": 0.5}],
-    "muon": [{}, {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0}, {"iterations": 3, "weight_decay": 0.0}],
+    "muon": [
+        {},
+        {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+        {"iterations": 3, "weight_decay": 0.0},
+        {"match_rms_adamw": True},
+    ],
 }
 
 
@@ -113,8 +119,8 @@ def run_mlx(kind, parameters, gradients, settings):
         optimizer = optim.Adafactor(0.0, scale_parameter=False, relative_step=False, **s)
     elif kind == "lion":
         optimizer = optim.Lion(0.0, betas=[s.pop("beta1", 0.9), s.pop("beta2", 0.99)], **s)
-    elif s.get("weight_decay", 0.1) > 0:
-        # It adds the decay to the gradient.
+    elif s.get("weight_decay", 0.1) > 0 or s.get("match_rms_adamw"):
+        # It adds the decay to the gradient, and knows one rate only.
         return []
     else:
         s["ns_steps"] = s.pop("iterations", 5)
