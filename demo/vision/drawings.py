@@ -1,0 +1,216 @@
+"""Drawings of things in several styles, and what changes them so that no picture is like another."""
+import colorsys
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+
+# Where each style's drawings lie. The last is never trained on.
+STYLES = {
+    "twemoji": "emoji-datasource-twitter-16.0.0/img/twitter/64",
+    "noto": "emoji-datasource-google-16.0.0/img/google/64",
+    "old twemoji": "emoji-datasource-twitter-3.0.0/img/twitter/64",
+    "old noto": "emoji-datasource-google-3.0.0/img/google/64",
+    "emojione": "emojione-2.2.7/assets/png_128x128",
+    "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
+}
+HELD_OUT_STYLE = "fluent 3d"
+FONTS = {
+    "roboto": "fontsource-roboto-5.3.0/files/roboto-latin-{}-normal.woff",
+    "oswald": "fontsource-oswald-5.3.0/files/oswald-latin-{}-normal.woff",
+    "lora": "fontsource-lora-5.3.0/files/lora-latin-{}-normal.woff",
+    "ubuntu": "fontsource-ubuntu-5.3.0/files/ubuntu-latin-{}-normal.woff",
+    "open sans": "fontsource-open-sans-5.3.0/files/open-sans-latin-{}-normal.woff",
+}
+HELD_OUT_FONT = "open sans"
+COLORS = {
+    "red": (220, 30, 35), "orange": (250, 140, 10), "yellow": (245, 220, 20), "green": (40, 160, 50),
+    "teal": (0, 128, 128), "blue": (30, 70, 220), "purple": (130, 40, 170), "pink": (250, 130, 190),
+    "brown": (125, 75, 30), "black": (15, 15, 15), "gray": (128, 128, 128), "white": (250, 250, 250),
+}
+SHAPES = ["circle", "triangle", "rectangle"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The packages' folder, and which split to draw for."""
+    packages: Path
+    held_out: bool
+
+    def styles(self):
+        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out]
+
+    def fonts(self):
+        return [font for font in FONTS if (font == HELD_OUT_FONT) == self.held_out]
+
+    def drawings(self, name):
+        """The files of a thing."""
+        label = objects().get(name, name)
+        found = files(self, label)
+        if name in objects() and len(found) < len(self.styles()):
+            raise SystemExit(f"{label} has {len(found)} drawings, where {len(self.styles())} are expected")
+        return found
+
+
+@lru_cache
+def objects():
+    """What is named, with the emoji's label."""
+    lines = (Path(__file__).parent / "objects.txt").read_text().splitlines()
+    pairs = [line.partition(": ") for line in lines if line and not line.startswith("#")]
+    return {name: label or name for name, _, label in pairs}
+
+
+@lru_cache
+def codes(packages):
+    """Of each emoji's name."""
+    data = json.loads((packages / "emojibase-data-17.0.0/en/data.json").read_text())
+    return {entry["label"]: entry["hexcode"].lower() for entry in data}
+
+
+@lru_cache(maxsize=None)
+def files(source, label):
+    code = codes(source.packages)[label]
+    # Packages do not agree on the mark that asks for a picture in place of a letter.
+    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f"})
+    folders = [source.packages / STYLES[style] for style in source.styles()]
+    paths = [folder / (name + ending) for folder in folders for name in names for ending in (".png", ".webp")]
+    return [path for path in paths if path.exists()]
+
+
+@lru_cache(maxsize=4096)
+def read(path):
+    drawing = Image.open(path).convert("RGBA")
+    return drawing.crop(drawing.getbbox())
+
+
+@lru_cache(maxsize=4096)
+def main_color(path):
+    """The color of most of a drawing; none where no color has most of it."""
+    drawing = read(path).resize((32, 32))
+    rgba = np.asarray(drawing, np.float32) / 255
+    pixels = rgba[rgba[..., 3] > 0.5][:, :3]
+    counted = Counter(color_of(*colorsys.rgb_to_hsv(*pixel)) for pixel in pixels)
+    color, count = counted.most_common(1)[0]
+    return color if count > 0.6 * len(pixels) else None
+
+
+def color_of(hue, saturation, value):
+    """What a color is called."""
+    if value < 0.25:
+        return "black"
+    if saturation < 0.22:
+        return "white" if value > 0.85 else "gray"
+    degrees = 360 * hue
+    if degrees < 45 and value < 0.65:
+        return "brown"
+    if degrees >= 345 or degrees < 12:
+        return "pink" if saturation < 0.5 else "red"
+    limits = ((42, "orange"), (68, "yellow"), (160, "green"), (195, "teal"), (250, "blue"), (290, "purple"), (345, "pink"))
+    return next(color for limit, color in limits if degrees < limit)
+
+
+def drawn(source, name, size, rng):
+    """A drawing of a thing, as large as `size`, changed at random unless it is held out; and its main color."""
+    path = rng.choice(source.drawings(name))
+    return changed(fitted(read(path), size), rng, source.held_out), main_color(path)
+
+
+def fitted(drawing, size):
+    scale = size / max(drawing.size)
+    return drawing.resize([max(8, round(side * scale)) for side in drawing.size], Image.BICUBIC)
+
+
+def changed(drawing, rng, little):
+    width, height = drawing.size
+    if rng.random() < 0.5:
+        drawing = drawing.transpose(Image.FLIP_LEFT_RIGHT)
+    if little:
+        return drawing.rotate(rng.uniform(-8, 8), Image.BICUBIC, expand=True)
+    drawing = drawing.resize((round(width * rng.uniform(0.88, 1.0)), round(height * rng.uniform(0.88, 1.0))))
+    drawing = drawing.rotate(rng.gauss(0, 7), Image.BICUBIC, expand=True)
+    alpha = drawing.getchannel("A")
+    rgb = drawing.convert("RGB")
+    hue, saturation, value = rgb.convert("HSV").split()
+    turn = round(rng.gauss(0, 6))
+    hue = hue.point([(level + turn) % 256 for level in range(256)])
+    rgb = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    for enhancer, spread in ((ImageEnhance.Color, 0.2), (ImageEnhance.Brightness, 0.12), (ImageEnhance.Contrast, 0.15)):
+        rgb = enhancer(rgb).enhance(max(0.1, rng.gauss(1, spread)))
+    if rng.random() < 0.4:
+        rgb = shaded(rgb, rng)
+    if rng.random() < 0.1:
+        rgb = rgb.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    rgb.putalpha(alpha)
+    return rgb
+
+
+def shaded(rgb, rng):
+    """Lit from one side in one colour, and dark in another on the other side, as if it were round."""
+    pixels = np.asarray(rgb, np.float32)
+    height, width = pixels.shape[:2]
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
+    share = (np.clip((x * math.cos(angle) + y * math.sin(angle)) / 2 + 0.5, 0, 1) * rng.uniform(0.05, 0.35))[..., None]
+    tint = np.array([rng.uniform(0, 255) for _ in range(3)], np.float32)
+    return Image.fromarray((pixels * (1 - share) + tint * share).clip(0, 255).astype(np.uint8))
+
+
+def near(color, rng, spread=18):
+    """A colour that has the same name."""
+    if color in ("black", "white", "gray"):
+        shifts = [rng.uniform(-spread, spread)] * 3
+    else:
+        shifts = [rng.uniform(-spread, spread) for _ in range(3)]
+    return tuple(int(min(255, max(0, level + shift))) for level, shift in zip(COLORS[color], shifts))
+
+
+def shape(kind, color, size, rng):
+    """A shape of one colour."""
+    image = Image.new("RGBA", (4 * size, 4 * size))
+    draw, side = ImageDraw.Draw(image), 4 * size - 1
+    fill = near(color, rng) + (255,)
+    if kind == "circle":
+        draw.ellipse((0, 0, side, side), fill)
+    elif kind == "rectangle":
+        short = side * rng.uniform(0.45, 1)
+        box = (0, (side - short) / 2, side, (side + short) / 2)
+        draw.rectangle(box if rng.random() < 0.5 else (box[1], box[0], box[3], box[2]), fill)
+    else:
+        top = rng.uniform(0.2, 0.8) * side
+        draw.polygon(((top, 0), (0, side), (side, side)), fill)
+        image = image.rotate(rng.choice((0, 90, 180, 270)))
+    return image.resize((size, size), Image.LANCZOS)
+
+
+def written(source, text, size, ink, rng):
+    """A text so wide."""
+    path = source.packages / FONTS[rng.choice(source.fonts())].format(rng.choice((400, 700)))
+    font = ImageFont.truetype(path, 96)
+    left, top, right, bottom = font.getbbox(text)
+    image = Image.new("RGBA", (right - left + 8, bottom - top + 8))
+    ImageDraw.Draw(image).text((4 - left, 4 - top), text, ink + (255,), font)
+    image = fitted(image, size) if image.width * 90 < image.height * size else image.resize(
+        (size, max(8, round(image.height * size / image.width))), Image.BICUBIC)
+    if image.height > 110:
+        image = image.resize((round(image.width * 110 / image.height), 110), Image.BICUBIC)
+    return image.rotate(rng.gauss(0, 3), Image.BICUBIC, expand=True)
+
+
+def background(color, width, height, rng):
+    """A canvas: near one colour where that is given, else white, pale, or going from one pale colour to another."""
+    if color:
+        return Image.new("RGB", (width, height), near(color, rng))
+    kind = rng.random()
+    if kind < 0.5:
+        return Image.new("RGB", (width, height), (255, 255, 255))
+    pale = lambda: tuple(rng.randint(175, 255) for _ in range(3))
+    if kind < 0.8:
+        return Image.new("RGB", (width, height), pale())
+    few = Image.new("RGB", (rng.randint(2, 5),) * 2)
+    few.putdata([pale() for _ in range(few.width ** 2)])
+    return few.resize((width, height), Image.BICUBIC)

@@ -1,0 +1,179 @@
+"""A model that has learnt nothing yet: its files, its tokenizer and random weights."""
+import json
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>"]
+TEMPLATE = ("{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
+VISION = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 4}
+TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 4}
+
+
+def tokenizer(texts, vocab_size):
+    """Bytes, merged where they often stand together; digits stay alone, and capitals do as no text has words of them."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.add_special_tokens([AddedToken(token, rstrip=token.startswith("<|") and token != "<|endoftext|>", special=True, normalized=False)
+                             for token in SPECIAL])
+    return made
+
+
+def config(vocab_size):
+    half = TEXT["hidden_size"] // TEXT["num_attention_heads"] // 2
+    return {
+        "architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "vocab_size": vocab_size, **TEXT,
+        "num_key_value_heads": TEXT["num_attention_heads"], "hidden_act": "silu", "rms_norm_eps": 1e-05,
+        "max_position_embeddings": 131072, "original_max_position_embeddings": 4096, "rope_theta": 10000.0,
+        "rope_scaling": {"type": "su", "short_factor": [1.0] * half,
+                         "long_factor": [round(32 ** (at / (half - 1)), 4) for at in range(half)]},
+        "sliding_window": 262144, "tie_word_embeddings": False, "torch_dtype": "float32",
+        "bos_token_id": SPECIAL.index("<s>"), "eos_token_id": SPECIAL.index("<|endoftext|>"), "pad_token_id": SPECIAL.index("<|endoftext|>"),
+        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
+                       "use_hd_transform": True, "with_learnable_separator": True},
+        "img_processor": {"name": "clip_vision_model", "model_name": "openai/clip-vit-large-patch14-336", "layer_idx": -1,
+                          "image_dim_out": VISION["hidden_size"], "num_img_tokens": 144,
+                          "vision_config": {**VISION, "image_size": 336, "patch_size": 14, "num_channels": 3,
+                                            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}},
+    }
+
+
+def weights(vocab_size, seed=0):
+    rng, arrays = np.random.default_rng(seed), {}
+
+    def normal(name, *shape, std=0.02):
+        arrays[name] = rng.normal(0, std, shape).astype(np.float32)
+
+    def linear(name, out, inputs, bias=True, scale=1.0):
+        normal(f"{name}.weight", out, inputs, std=scale * inputs ** -0.5)
+        if bias:
+            arrays[f"{name}.bias"] = np.zeros(out, np.float32)
+
+    def norm(name, size, bias=False):
+        arrays[f"{name}.weight"] = np.ones(size, np.float32)
+        if bias:
+            arrays[f"{name}.bias"] = np.zeros(size, np.float32)
+
+    width, inner, layers = VISION["hidden_size"], VISION["intermediate_size"], VISION["num_hidden_layers"]
+    tower = "model.vision_embed_tokens.img_processor.vision_model"
+    normal(f"{tower}.embeddings.class_embedding", width)
+    arrays[f"{tower}.embeddings.patch_embedding.weight"] = waves_of_patches(width)
+    arrays[f"{tower}.embeddings.position_embedding.weight"] = positions(width)
+    norm(f"{tower}.pre_layrnorm", width, True)
+    norm(f"{tower}.post_layernorm", width, True)
+    for at in range(layers):
+        layer = f"{tower}.encoder.layers.{at}"
+        for name in ("layer_norm1", "layer_norm2"):
+            norm(f"{layer}.{name}", width, True)
+            # Places are strong, so that no contents hide them; contents are made as strong here.
+            arrays[f"{layer}.{name}.weight"][PLACE:] = 3
+        for name in ("q_proj", "k_proj", "v_proj"):
+            linear(f"{layer}.self_attn.{name}", width, width)
+        if at < len(NEIGHBOURS):
+            queries, keys = looking(NEIGHBOURS[at], width)
+        else:
+            # What is alike attends to each other (Trockman and Kolter 2023).
+            queries = keys = np.linalg.qr(rng.normal(size=(width, width)))[0].astype(np.float32)
+        arrays[f"{layer}.self_attn.q_proj.weight"], arrays[f"{layer}.self_attn.k_proj.weight"] = queries, keys
+        linear(f"{layer}.self_attn.out_proj", width, width, scale=(2 * layers) ** -0.5)
+        linear(f"{layer}.mlp.fc1", inner, width)
+        linear(f"{layer}.mlp.fc2", width, inner, scale=(2 * layers) ** -0.5)
+
+    hidden, inner, layers = TEXT["hidden_size"], TEXT["intermediate_size"], TEXT["num_hidden_layers"]
+    vision = "model.vision_embed_tokens"
+    linear(f"{vision}.img_projection.0", hidden, 4 * width)
+    linear(f"{vision}.img_projection.2", hidden, hidden)
+    normal(f"{vision}.glb_GN", 1, 1, 4 * width, std=1.0)
+    normal(f"{vision}.sub_GN", 1, 1, 1, 4 * width, std=1.0)
+    normal("model.embed_tokens.weight", vocab_size, hidden, std=0.5)
+    for at in range(layers):
+        layer = f"model.layers.{at}"
+        norm(f"{layer}.input_layernorm", hidden)
+        norm(f"{layer}.post_attention_layernorm", hidden)
+        linear(f"{layer}.self_attn.qkv_proj", 3 * hidden, hidden, False)
+        linear(f"{layer}.self_attn.o_proj", hidden, hidden, False, (2 * layers) ** -0.5)
+        linear(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden, False)
+        linear(f"{layer}.mlp.down_proj", hidden, inner, False, (2 * layers) ** -0.5)
+    norm("model.norm", hidden)
+    linear("lm_head", vocab_size, hidden, False)
+    return arrays
+
+
+# Where the heads of the first layers look at first, in patches: a tower that begins like a convolution needs far fewer
+# pictures (Zheng et al. 2024, Structured Initialization for Vision Transformers).
+NEIGHBOURS = [[(1, 0), (-1, 0), (0, 1), (0, -1)], [(1, 1), (-1, -1), (1, -1), (-1, 1)], [(3, 0), (-3, 0), (0, 3), (0, -3)]]
+# Of places along an axis, in radians per patch.
+FREQUENCIES = np.pi * (2 * np.arange(8) + 1) / 16
+# Numbers that tell the place, the first of each vector.
+PLACE = 4 * len(FREQUENCIES)
+
+
+def looking(offsets, width):
+    """Queries and keys with which each head attends to what stands so far to the right and below."""
+    head_dim, gain = width // len(offsets), 2.2
+    queries, keys = np.zeros((2, width, width), np.float32)
+    for head, offset in enumerate(offsets):
+        for axis in range(2):
+            for at, frequency in enumerate(FREQUENCIES):
+                pair = PLACE // 2 * axis + 2 * at
+                row = head * head_dim + pair
+                turn = frequency * offset[axis]
+                # sin(x + offset), cos(x + offset)
+                queries[row : row + 2, pair : pair + 2] = gain * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+                keys[row : row + 2, pair : pair + 2] = gain * np.eye(2)
+    return queries, keys
+
+
+def waves_of_patches(width):
+    """The lowest waves of brightness and of two differences of colours, each about as strong as the others in pictures:
+    noise in their place would show little but a patch's mean. `[width, 3, 14, 14]`"""
+    at = (np.arange(14) + 0.5) / 14 * np.pi
+    colors = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.array([[3], [2], [6]]) ** 0.5
+    ranked = sorted((((x * x + y * y) ** 0.5 * (1.5 if color else 1), color, y, x)
+                     for color in range(3) for y in range(14) for x in range(14)))[: width - PLACE]
+    # The first numbers are the place's.
+    filters = [np.zeros((3, 14, 14))] * PLACE
+    for frequency, color, y, x in ranked:
+        wave = np.outer(np.cos(y * at), np.cos(x * at))
+        scale = (0.7 if color else 0.35) * (0.06 + 0.3 * (x * x + y * y) ** 0.75)
+        filters.append(colors[color][:, None, None] * wave / np.linalg.norm(wave) * scale)
+    return np.stack(filters).astype(np.float32)
+
+
+def positions(width):
+    """Waves along lines and columns: `[577, width]`, nothing for the class."""
+    angles = np.arange(24)[:, None] * FREQUENCIES  # [24, frequencies]
+    waves = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(24, -1)
+    table = np.zeros((577, width), np.float32)
+    table[1:, : PLACE // 2] = np.tile(waves, (24, 1))
+    table[1:, PLACE // 2 : PLACE] = np.repeat(waves, 24, 0)
+    return table
+
+
+def write(folder, texts, vocab_size=1024, num_crops=1):
+    folder.mkdir(parents=True, exist_ok=True)
+    made = tokenizer(texts, vocab_size)
+    vocab_size = -(-made.get_vocab_size() // 64) * 64
+    made.save(str(folder / "tokenizer.json"))
+    put = lambda name, content: (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+    put("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|endoftext|>",
+                                  "unk_token": "<unk>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE,
+                                  "clean_up_tokenization_spaces": False})
+    put("preprocessor_config.json", {"image_processor_type": "Phi3VImageProcessor", "processor_class": "Phi3VProcessor",
+                                     "num_crops": num_crops, "num_img_tokens": 144, "do_convert_rgb": True,
+                                     "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                                     "image_std": [0.26862954, 0.26130258, 0.27577711]})
+    put("generation_config.json", {"bos_token_id": 1, "eos_token_id": [SPECIAL.index("<|end|>"), SPECIAL.index("<|endoftext|>")]})
+    put("config.json", config(vocab_size))
+    arrays = weights(vocab_size)
+    save_file(arrays, folder / "model.safetensors", {"format": "pt"})
+    return sum(array.size for array in arrays.values())

@@ -1,0 +1,91 @@
+"""Makes the demo model from nothing: fetches pictures, makes rows of them, trains, measures, and writes the model's folder.
+
+    python3 demo/vision/make.py
+
+What is done already is not done again; --out is where everything goes meanwhile.
+"""
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "--dtype", "bfloat16", "--optimizer", "muon",
+            "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "500", "--save-every", "200"]
+# What is learnt after what: the kind of rows, how many, how many at once, and the first and the last learning rate.
+STAGES = [("place_row", 2600, 4, 2e-3, 1e-3), ("name_row", 30000, 8, 2e-3, 1e-3), ("any_row", 60000, 8, 1.5e-3, 0)]
+VALID_ROWS = 160
+
+
+def in_environment(out):
+    """Runs this again where the packages of requirements.txt are."""
+    folder = out / "venv"
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    if Path(sys.prefix).resolve() == folder.resolve():
+        return
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt"], check=True)
+    raise SystemExit(subprocess.run([python, __file__, *sys.argv[1:]]).returncode)
+
+
+def run(*command):
+    print("+", *command, flush=True)
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "target/demo")
+    parser.add_argument("--share", type=float, default=1.0, help="of the pictures to train with")
+    parser.add_argument("--phi3v", type=Path, default=ROOT / "target/release/phi3v")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    in_environment(args.out.resolve())
+    if not args.phi3v.exists():
+        run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
+    make(args.out.resolve(), args.share, args.phi3v.resolve())
+
+
+def make(out, share, phi3v):
+    import card
+    import fetch
+    import fresh
+    import rows
+
+    packages, hamlet = out / "packages", (ROOT / "demo/hamlet.txt").read_text()
+    fetch.fetch(packages)
+    for kind, count, *_ in STAGES:
+        if not (out / kind / "valid.jsonl").exists():
+            rows.training(getattr(rows, kind), packages, hamlet, out / kind, round(share * count), VALID_ROWS)
+    held_out, model = out / "held-out", out / "start"
+    if not (held_out / "test.jsonl").exists():
+        rows.testing(packages, hamlet, held_out)
+    if not (model / "config.json").exists():
+        fresh.write(model, [text for kind, *_ in STAGES for text in rows.texts(out / kind / "train.jsonl")])
+    for at, stage in enumerate(STAGES):
+        model = train(phi3v, out, model, out / ("model" if at == len(STAGES) - 1 else f"after-{stage[0]}"), stage)
+    for bits in (8, 4):
+        if not (quantized := out / f"model-{bits}bit").exists():
+            run(phi3v, "convert", "--hf-path", model, "-q", "--q-bits", bits, "--mlx-path", quantized)
+    card.measure(phi3v, out)
+    card.write(out)
+
+
+def train(phi3v, out, before, after, stage):
+    """Trains a model with a stage's rows, and makes a folder of it."""
+    kind, _, batch, first, last = stage
+    run_folder = out / f"run-{kind}"
+    if not (after / "config.json").exists():
+        resume = ["--resume"] if (run_folder / "training.safetensors").exists() else ["--force"]
+        run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING, "--batch-size", batch,
+            "--learning-rate", first, "--min-learning-rate", last, *resume)
+        dtype = ["--dtype", "bfloat16"] if after.name == "model" else []
+        run(phi3v, "lora", "fuse", "--model", before, "--adapter", run_folder, "-o", after, *dtype)
+    return after
+
+
+if __name__ == "__main__":
+    main()

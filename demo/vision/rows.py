@@ -1,0 +1,163 @@
+"""Writes the rows that the model learns and those that it is measured with."""
+import json
+import random
+import re
+from multiprocessing import Pool
+from pathlib import Path
+
+from PIL import Image
+
+import drawings
+import scenes
+
+SHORTER = (re.compile(r"What is ((?:at|on) the .*)"), re.compile(r"Where is (the .*)"))
+QUALITY = 90
+
+
+def words(hamlet, held_out):
+    """Short words of a text; one of five is held out."""
+    found = sorted(set(re.findall(r"\b[a-z]{3,5}\b", hamlet.lower())))
+    random.Random("words").shuffle(found)
+    few = [word.upper() for at, word in enumerate(found) if (at % 5 == 0) == held_out]
+
+    def word(rng):
+        # Letters without a sense teach to read letter by letter.
+        if not held_out and rng.random() < 0.4:
+            return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(2, 5)))
+        return rng.choice(few)
+    return word
+
+
+def turns(scene, rng, most):
+    """Some of the questions as a conversation; one like the last is asked in short now and then."""
+    chosen, before = [], None
+    for skill, texts, answer in rng.sample(scene.questions, min(most, len(scene.questions))):
+        text = rng.choice(texts)
+        kind = next((at for at, pattern in enumerate(SHORTER) if pattern.fullmatch(text)), None)
+        if kind is not None and kind == before and rng.random() < 0.5:
+            text, skill = f"And {SHORTER[kind].fullmatch(text)[1]}", "multi-turn"
+        before = kind
+        chosen.append((skill, text, answer))
+    return chosen
+
+
+def messages(chosen, images):
+    tags = "".join(f"<|image_{at + 1}|>\n" for at in range(images))
+    said = [{"role": role, "content": text} for _, *pair in chosen for role, text in zip(("user", "assistant"), pair)]
+    said[0]["content"] = tags + said[0]["content"]
+    return said
+
+
+def save(images, folder, name):
+    paths = []
+    for at, image in enumerate(images):
+        path = folder / "images" / f"{name}-{at}.jpg"
+        image.save(path, quality=QUALITY)
+        paths.append(f"images/{path.name}")
+    return paths
+
+
+def place_row(maker):
+    """Shapes of one color at two or four places: where to look for an answer is learnt from what is seen at once."""
+    return maker.colored()
+
+
+def name_row(maker):
+    """What things are and which color they have; nothing else yet."""
+    kinds = (maker.colored, maker.single, maker.many, maker.several)
+    scene = maker.rng.choices(kinds, (8, 30, 30, 32))[0]()
+    scene.questions = [question for question in scene.questions if question[0] in ("naming", "color", "listing")]
+    return scene
+
+
+def any_row(maker):
+    """Whatever can be asked about whatever scene."""
+    return maker.scene()
+
+
+def training_row(job):
+    kind, index, seed, source, hamlet, folder = job
+    rng = random.Random(f"{kind.__name__} {seed} {index}")
+    scene = kind(scenes.Maker(source, words(hamlet, source.held_out), rng))
+    return {"images": save(scene.images, folder, index), "messages": messages(turns(scene, rng, 10), len(scene.images))}
+
+
+def easy_rows(package, split, folder):
+    """Easy-VQA's pictures with up to six of their questions each."""
+    questions = {}
+    for text, answer, image in json.loads((package / split / "questions.json").read_text()):
+        questions.setdefault(image, []).append(("shapes", text, answer))
+    for image, asked in questions.items():
+        random.Random(image).shuffle(asked)
+        path = f"images/easy-{split}-{image}.png"
+        Image.open(package / split / "images" / f"{image}.png").convert("RGB").save(folder / path)
+        yield path, asked
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def training(kind, packages, hamlet, folder, count, held_back, seed=0):
+    """So many rows of a kind, and a few of them that training is watched with."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    source = drawings.Source(packages, held_out=False)
+    jobs = [(kind, index, seed, source, hamlet, folder) for index in range(count)]
+    with Pool() as pool:
+        rows = pool.map(training_row, jobs, chunksize=50)
+    if kind is any_row:
+        for path, asked in easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder):
+            rows.append({"images": [path], "messages": messages(asked[:10], 1)})
+    random.Random(seed).shuffle(rows)
+    write(folder / "train.jsonl", rows[:-held_back])
+    write(folder / "valid.jsonl", rows[-held_back:])
+
+
+def texts(path):
+    """All that is said in rows, but what is to be read letter by letter."""
+    said = [message["content"] for line in path.open() for message in json.loads(line)["messages"]]
+    return [text for text in said if not (text.isupper() or text.isdigit())]
+
+
+# Held-out questions of each skill, and which scenes have them.
+ASKED = {
+    "naming": (2 * len(drawings.objects()), ("single", "several")), "color": (200, ("single", "several", "text")),
+    "counting": (200, ("count", "several")), "position": (200, ("several",)), "presence": (200, ("single", "several")),
+    "reading": (200, ("text",)), "comparison": (200, ("pair",)), "multi-turn": (200, ("several",)),
+}
+EASY = 300
+
+
+def testing_row(job):
+    skill, index, seed, source, hamlet, folder = job
+    rng = random.Random(f"{seed} {skill} {index}")
+    maker = scenes.Maker(source, words(hamlet, source.held_out), rng)
+    while True:
+        scene = getattr(maker, rng.choice(ASKED[skill][1]))()
+        for _ in range(20):
+            chosen = turns(scene, rng, 6)
+            found = [at for at, (asked, _, _) in enumerate(chosen) if asked == skill]
+            if found:
+                at = rng.choice(found)
+                before = chosen[:at] if skill == "multi-turn" else []
+                said = messages(before + [chosen[at]], len(scene.images))[:-1]
+                images = save(scene.images, folder, f"test-{skill}-{index}")
+                return {"category": skill, "images": images, "messages": said, "answer": chosen[at][2]}
+
+
+def testing(packages, hamlet, folder, seed="test"):
+    """One question of a picture, drawn in the style that was held out; and the same with pictures of other rows."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    source = drawings.Source(packages, held_out=True)
+    jobs = [(skill, index, seed, source, hamlet, folder) for skill, (count, _) in ASKED.items() for index in range(count)]
+    with Pool() as pool:
+        rows = pool.map(testing_row, jobs, chunksize=50)
+    for path, asked in list(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "test", folder))[:EASY]:
+        rows.append({"category": "easy-vqa", "images": [path], "messages": messages(asked[:1], 1)[:-1], "answer": asked[0][2]})
+    write(folder / "test.jsonl", rows)
+    others = []
+    for skill in dict.fromkeys(row["category"] for row in rows):
+        alike = [row for row in rows if row["category"] == skill]
+        # Half the rows further, the picture has nothing to do with the question.
+        others += [{**row, "images": alike[(at + len(alike) // 2) % len(alike)]["images"]} for at, row in enumerate(alike)]
+    write(folder / "test-other-pictures.jsonl", others)

@@ -1,0 +1,274 @@
+"""Pictures with questions and answers: what a scene shows is known, as it is made here."""
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+import drawings
+from drawings import COLORS, SHAPES
+
+SIDE = 336
+PLACES = {
+    "row": ["left", "right"], "column": ["top", "bottom"],
+    "grid": ["top left", "top right", "bottom left", "bottom right"],
+}
+# From the top left on, of two and three lines.
+CELLS = {2: PLACES["grid"], 3: ["top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"]}
+# The middle of each place, as shares of the canvas.
+MIDDLES = {
+    "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74),
+    "top left": (0.26, 0.26), "top right": (0.74, 0.26), "bottom left": (0.26, 0.74), "bottom right": (0.74, 0.74),
+}
+IRREGULAR = {"mouse": "mice", "fries": "fries", "glasses": "glasses", "jeans": "jeans", "scissors": "scissors", "bus": "buses"}
+
+
+def plural(name):
+    if name in IRREGULAR:
+        return IRREGULAR[name]
+    if name.endswith("y") and name[-2] not in "aeou":
+        return name[:-1] + "ies"
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh", "o")) else "s")
+
+
+def at(place):
+    """With its preposition."""
+    if place == "middle":
+        return "in the middle"
+    return f"on the {place}" if place in ("left", "right") else f"at the {place}"
+
+
+def a(name):
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+@dataclass
+class Question:
+    """With the skill that it asks for."""
+    skill: str
+    text: str
+    answer: str
+
+
+@dataclass
+class Scene:
+    """Pictures, and what can be asked about them."""
+    images: list
+    questions: list = field(default_factory=list)
+
+    def ask(self, skill, answer, *texts):
+        self.questions.append((skill, texts, str(answer)))
+
+
+class Maker:
+    """Makes scenes from a source of drawings and a source of random numbers."""
+
+    def __init__(self, source, words, rng):
+        self.source, self.words, self.rng = source, words, rng
+        self.names = list(drawings.objects())
+
+    def canvas(self, color=None):
+        return drawings.background(color, SIDE, SIDE, self.rng)
+
+    def paste(self, canvas, drawing, x, y):
+        """Puts a drawing so that its middle is near a place, as far as the canvas reaches."""
+        left = min(max(0, round(x - drawing.width / 2)), max(0, canvas.width - drawing.width))
+        top = min(max(0, round(y - drawing.height / 2)), max(0, canvas.height - drawing.height))
+        canvas.paste(drawing, (left, top), drawing)
+
+    def size(self, least, most):
+        return round(self.rng.uniform(least, most))
+
+    def single(self, name=None):
+        """One thing, large."""
+        rng = self.rng
+        name = name or rng.choice(self.names)
+        color = rng.choice([color for color in COLORS]) if rng.random() < 0.25 else None
+        canvas = self.canvas(color)
+        drawing, own = drawings.drawn(self.source, name, self.size(120, 320), rng)
+        self.paste(canvas, drawing, SIDE * rng.uniform(0.3, 0.7), SIDE * rng.uniform(0.3, 0.7))
+        scene = Scene([canvas])
+        scene.ask("naming", name, "What is this?", "What is in the picture?", "What do you see?", "Name everything.")
+        if color:
+            scene.ask("color", color, "What color is the background?", "Which color is behind it?")
+        if own:
+            scene.ask("color", own, f"What color is the {name}?", "What color is it?")
+        self.exists(scene, [name])
+        return scene
+
+    def lines(self, drawing_of):
+        """A canvas with things in lines and columns, not everywhere, and what stands at which place. `drawing_of` makes
+        a drawing of so many pixels, and says what it is."""
+        rng = self.rng
+        side = rng.choice((2, 2, 3))
+        places = CELLS[side]
+        kept = sorted(rng.sample(range(len(places)), rng.randint(len(places) * 2 // 3, len(places))))
+        canvas, found = self.canvas(), {}
+        for cell in kept:
+            drawing, name = drawing_of(self.size(*((115, 155) if side == 2 else (80, 104))), list(found.values()))
+            jitter = lambda: rng.uniform(-0.02, 0.02)
+            self.paste(canvas, drawing, SIDE * ((cell % side + 0.5) / side + jitter()), SIDE * ((cell // side + 0.5) / side + jitter()))
+            found[places[cell]] = name
+        return canvas, found
+
+    def many(self):
+        """Things in lines and columns, all of which are named from the top left on."""
+        def drawing_of(size, others):
+            name = self.rng.choice([name for name in self.names if name not in others])
+            drawing, colors[name] = drawings.drawn(self.source, name, size, self.rng)
+            return drawing, name
+
+        colors = {}
+        canvas, found = self.lines(drawing_of)
+        scene = Scene([canvas])
+        for place, name in found.items():
+            scene.ask("naming", name, f"What is {at(place)}?")
+            if colors[name]:
+                scene.ask("color", colors[name], f"What color is {at(place)}?")
+        scene.ask("listing", ", ".join(found.values()), "Name everything.", "What do you see?")
+        return scene
+
+    def colored(self):
+        """Shapes in lines and columns, and their colors."""
+        rng, scene = self.rng, Scene([self.canvas()])
+        places = PLACES[rng.choice(("row", "column", "grid"))]
+        for place, color in zip(places, rng.sample([color for color in COLORS if color != "white"], len(places))):
+            x, y = MIDDLES[place]
+            drawing = drawings.shape(rng.choice(SHAPES), color, self.size(100, 160), rng)
+            self.paste(scene.images[0], drawing, SIDE * (x + rng.uniform(-0.04, 0.04)), SIDE * (y + rng.uniform(-0.04, 0.04)))
+            scene.ask("color", color, f"What color is {at(place)}?")
+        return scene
+
+    def exists(self, scene, names):
+        rng = self.rng
+        texts = "Is there {}?", "Do you see {}?", "Does the picture show {}?"
+        present, absent = rng.choice(names), rng.choice([name for name in self.names if name not in names])
+        for name, answer in ((present, "yes"), (absent, "no")):
+            scene.ask("presence", answer, *(text.format(a(name)) for text in texts))
+
+    def several(self):
+        """Two to four things at different places: drawings, or shapes of one colour."""
+        rng = self.rng
+        kind = rng.choice(["row", "column", "grid", "grid"])
+        places = list(PLACES[kind])
+        if kind == "grid":
+            places = rng.sample(places, rng.choice((2, 3, 4, 4)))
+        shapes = rng.sample(SHAPES, rng.choice((0, 0, 1, 1, 2)))[:len(places)]
+        names = shapes + rng.sample(self.names, len(places) - len(shapes))
+        rng.shuffle(names)
+        color = rng.choice([color for color in COLORS]) if rng.random() < 0.25 else None
+        canvas, colors = self.canvas(color), {}
+        for name, place in zip(names, places):
+            size = self.size(95, 150)
+            if name in SHAPES:
+                colors[name] = rng.choice([other for other in COLORS if other != color and (color or other != "white")])
+                drawing = drawings.shape(name, colors[name], size, rng)
+            else:
+                drawing, colors[name] = drawings.drawn(self.source, name, size, rng)
+            x, y = MIDDLES[place]
+            self.paste(canvas, drawing, SIDE * (x + rng.uniform(-0.05, 0.05)), SIDE * (y + rng.uniform(-0.05, 0.05)))
+        scene = Scene([canvas])
+        where = dict(zip(names, places))
+        self.places(scene, where)
+        for name, own in colors.items():
+            if own:
+                scene.ask("color", own, f"What color is the {name}?", f"What color is {at(where[name])}?")
+        if color:
+            scene.ask("color", color, "What color is the background?")
+        scene.ask("counting", len(names), "How many things are there?", "How many things do you see?")
+        self.exists(scene, names)
+        return scene
+
+    def places(self, scene, where):
+        """Questions about who stands where."""
+        for name, place in where.items():
+            scene.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
+            scene.ask("position", place, f"Where is the {name}?", f"At which place is the {name}?")
+        for first, here in where.items():
+            for second, there in where.items():
+                (x1, y1), (x2, y2) = MIDDLES[here], MIDDLES[there]
+                if x1 != x2 and y1 == y2:
+                    scene.ask("position", "left" if x1 < x2 else "right",
+                              f"Is the {first} left or right of the {second}?")
+                    side = "left" if x1 < x2 else "right"
+                    scene.ask("naming", first, f"What is {side} of the {second}?")
+                if y1 != y2 and x1 == x2:
+                    side = "above" if y1 < y2 else "below"
+                    scene.ask("position", side, f"Is the {first} above or below the {second}?")
+                    scene.ask("naming", first, f"What is {side} the {second}?")
+
+    def count(self):
+        """One to four of a thing, and some of another."""
+        rng = self.rng
+        first, second = rng.sample(self.names, 2)
+        counts = {first: rng.randint(1, 4), second: rng.randint(0, 4)}
+        cells = rng.sample([(x, y) for x in range(3) for y in range(3)], sum(counts.values()))
+        canvas = self.canvas()
+        for name, count in counts.items():
+            file = rng.choice(self.source.drawings(name))
+            for _ in range(count):
+                x, y = cells.pop()
+                drawing = drawings.changed(drawings.fitted(drawings.read(file), self.size(72, 100)), rng, True)
+                self.paste(canvas, drawing, SIDE * ((x + 0.5) / 3 + rng.uniform(-0.03, 0.03)),
+                           SIDE * ((y + 0.5) / 3 + rng.uniform(-0.03, 0.03)))
+        scene = Scene([canvas])
+        for name, count in counts.items():
+            if count:
+                scene.ask("counting", count, f"How many {plural(name)} are there?", f"Count the {plural(name)}.")
+        if counts[second] == 0:
+            scene.ask("naming", first, "What are these?" if counts[first] > 1 else "What is this?")
+        elif counts[first] != counts[second]:
+            more = max(counts, key=counts.get)
+            scene.ask("counting", more, f"Are there more {plural(first)} or {plural(second)}?")
+            scene.questions[-1] = ("counting", scene.questions[-1][1], plural(more))
+        return scene
+
+    def text(self):
+        """A word or a number, sometimes with a thing below."""
+        rng = self.rng
+        number = rng.random() < 0.45
+        text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
+        color, ink = rng.choice((("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"),
+                                 ("white", "red"), ("white", "blue"), ("red", "white"), ("green", "white"), (None, "black")))
+        canvas = self.canvas(color)
+        written = drawings.written(self.source, text, self.size(110, 300) if len(text) > 1 else 60,
+                                   drawings.near(ink, rng), rng)
+        scene = Scene([canvas])
+        if rng.random() < 0.5:
+            name = rng.choice(self.names)
+            self.paste(canvas, drawings.drawn(self.source, name, self.size(100, 160), rng)[0], SIDE * rng.uniform(0.3, 0.7), SIDE * 0.72)
+            self.paste(canvas, written, SIDE * rng.uniform(0.4, 0.6), SIDE * rng.uniform(0.2, 0.28))
+            scene.ask("naming", name, "What is below the text?", "Which thing do you see?")
+        else:
+            self.paste(canvas, written, SIDE * rng.uniform(0.3, 0.7), SIDE * rng.uniform(0.2, 0.8))
+        what = "number" if number else "word"
+        scene.ask("reading", text, "What does it say?", f"Read the {what}.", f"What is the {what}?")
+        scene.ask("reading", what, "Is this a word or a number?")
+        if color:
+            scene.ask("color", color, "What color is the background?")
+        scene.ask("color", ink, "What color is the text?")
+        return scene
+
+    def pair(self):
+        """Two pictures."""
+        rng = self.rng
+        first, second = rng.sample(self.names, 2)
+        if rng.random() < 0.5:
+            second = first
+        canvases = []
+        for name in (first, second):
+            canvas = self.canvas()
+            drawing, _ = drawings.drawn(self.source, name, self.size(120, 320), rng)
+            self.paste(canvas, drawing, SIDE * rng.uniform(0.35, 0.65), SIDE * rng.uniform(0.35, 0.65))
+            canvases.append(canvas)
+        scene = Scene(canvases)
+        same = "yes" if first == second else "no"
+        scene.ask("comparison", same, "Do both pictures show the same thing?", "Is it the same thing in both pictures?")
+        scene.ask("naming", first, "What is in the first picture?", "What does the first picture show?")
+        scene.ask("naming", second, "What is in the second picture?", "What does the second picture show?")
+        if first != second:
+            for name, place in ((first, "first"), (second, "second")):
+                scene.ask("comparison", place, f"Which picture shows {a(name)}?", f"In which picture is {a(name)}?")
+        return scene
+
+    def scene(self):
+        kinds = [(self.single, 26), (self.several, 42), (self.count, 16), (self.text, 11), (self.pair, 5)]
+        return self.rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()
