@@ -1,11 +1,12 @@
 //! Whether a model and what it is to do fit into memory, before anything is loaded.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use sysinfo::System;
 
 use crate::cache::{CacheSettings, CacheShape, KvPacking};
 use crate::checkpoint::ModelFiles;
+use crate::checkpoint::config::Tower;
 use crate::models::Arch;
 use crate::processor::{Prompt, Tiles};
 
@@ -47,32 +48,9 @@ pub struct ModelMemory {
     tower: Tower,
 }
 
-/// The vision tower's measures: CLIP-L's where the configuration leaves them to the code.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(default)]
-struct Tower {
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-}
-
-impl Default for Tower {
-    fn default() -> Self {
-        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
-    }
-}
-
-impl Tower {
-    fn of(files: &ModelFiles) -> Result<Self> {
-        let config = files.config.pointer("/img_processor/vision_config");
-        let tower = config.map(Self::deserialize).transpose().context("config.json: img_processor.vision_config")?;
-        Ok(tower.unwrap_or_default())
-    }
-
-    /// Numbers that a layer has for a tile: what enters and leaves it, and its widest points.
-    fn of_tile(&self) -> usize {
-        577 * (8 * self.hidden_size + 2 * self.intermediate_size)
-    }
+/// Numbers that a layer of the vision tower has for a tile: what enters and leaves it, and its widest points.
+fn numbers_of_tile(tower: &Tower) -> usize {
+    577 * (8 * tower.hidden_size + 2 * tower.intermediate_size)
 }
 
 /// What is asked of it.
@@ -157,7 +135,7 @@ impl ModelMemory {
         let decoder = if demand.checkpoint { entering + 5 * of_layers / (2 * layers) } else { of_layers };
         let kept_layers = if demand.trains_tower { self.tower.num_hidden_layers } else { 1 };
         // 144 positions of a prompt are a tile.
-        let vision = demand.image_tokens.div_ceil(144) * self.tower.of_tile() * self.item_size * kept_layers;
+        let vision = demand.image_tokens.div_ceil(144) * numbers_of_tile(&self.tower) * self.item_size * kept_layers;
         TrainingMemory {
             weights: self.weights,
             trained: 3 * size_of::<f32>() * demand.trained + demand.optimizer_bytes,
@@ -196,7 +174,7 @@ impl ModelMemory {
         }
         let Sizes { hidden_size, intermediate_size, vocab_size } = files.parse()?;
         let cache_shape = (Arch::of(files)?.cache_shape)(files)?;
-        let tower = Tower::of(files)?;
+        let tower = Tower::of(&files.config)?;
         Ok(Self { weights, cache_shape, item_size, hidden_size, intermediate_size, vocab_size, tower })
     }
 
@@ -205,7 +183,7 @@ impl ModelMemory {
     pub fn activations(&self, demand: &Demand) -> usize {
         let positions = demand.prompt_tokens.clamp(1, demand.prefill_step_size.max(1));
         let decoder = positions * (8 * self.hidden_size + 4 * self.intermediate_size) * self.item_size;
-        let vision = demand.tiles * (self.tower.of_tile() * self.item_size + 4 * 3 * 336 * 336);
+        let vision = demand.tiles * (numbers_of_tile(&self.tower) * self.item_size + 4 * 3 * 336 * 336);
         decoder.max(vision) + 8 * self.vocab_size
     }
 

@@ -50,9 +50,9 @@ class Source:
 
     def drawings(self, name):
         """The files of a thing."""
-        label = objects().get(name, name)
+        label = objects()[name]
         found = files(self, label)
-        if name in objects() and len(found) < len(self.styles()):
+        if len(found) < len(self.styles()):
             raise SystemExit(f"{label} has {len(found)} drawings, where {len(self.styles())} are expected")
         return found
 

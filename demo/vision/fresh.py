@@ -174,6 +174,4 @@ def write(folder, texts, vocab_size=1024, num_crops=1):
                                      "image_std": [0.26862954, 0.26130258, 0.27577711]})
     put("generation_config.json", {"bos_token_id": 1, "eos_token_id": [SPECIAL.index("<|end|>"), SPECIAL.index("<|endoftext|>")]})
     put("config.json", config(vocab_size))
-    arrays = weights(vocab_size)
-    save_file(arrays, folder / "model.safetensors", {"format": "pt"})
-    return sum(array.size for array in arrays.values())
+    save_file(weights(vocab_size), folder / "model.safetensors", {"format": "pt"})

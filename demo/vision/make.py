@@ -55,14 +55,14 @@ def make(out, share, phi3v):
     import fresh
     import rows
 
-    packages, hamlet = out / "packages", (ROOT / "demo/hamlet.txt").read_text()
+    packages = out / "packages"
     fetch.fetch(packages)
     for kind, count, *_ in STAGES:
         if not (out / kind / "valid.jsonl").exists():
-            rows.training(getattr(rows, kind), packages, hamlet, out / kind, round(share * count), VALID_ROWS)
+            rows.training(getattr(rows, kind), packages, out / kind, round(share * count), VALID_ROWS)
     held_out, model = out / "held-out", out / "start"
     if not (held_out / "test.jsonl").exists():
-        rows.testing(packages, hamlet, held_out)
+        rows.testing(packages, held_out)
     if not (model / "config.json").exists():
         fresh.write(model, [text for kind, *_ in STAGES for text in rows.texts(out / kind / "train.jsonl")])
     for at, stage in enumerate(STAGES):

@@ -2,6 +2,8 @@
 import json
 import random
 import re
+from functools import lru_cache
+from itertools import islice
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import scenes
 
 SHORTER = (re.compile(r"What is ((?:at|on) the .*)"), re.compile(r"Where is (the .*)"))
 QUALITY = 90
+HAMLET = Path(__file__).parent.parent / "hamlet.txt"
 
 
-def words(hamlet, held_out):
-    """Short words of a text; one of five is held out."""
-    found = sorted(set(re.findall(r"\b[a-z]{3,5}\b", hamlet.lower())))
+@lru_cache
+def words(held_out):
+    """Short words of *Hamlet*; one of five is held out."""
+    found = sorted(set(re.findall(r"\b[a-z]{3,5}\b", HAMLET.read_text().lower())))
     random.Random("words").shuffle(found)
     few = [word.upper() for at, word in enumerate(found) if (at % 5 == 0) == held_out]
 
@@ -76,17 +80,17 @@ def any_row(maker):
 
 
 def training_row(job):
-    kind, index, seed, source, hamlet, folder = job
+    kind, index, seed, source, folder = job
     rng = random.Random(f"{kind.__name__} {seed} {index}")
-    scene = kind(scenes.Maker(source, words(hamlet, source.held_out), rng))
+    scene = kind(scenes.Maker(source, words(source.held_out), rng))
     return {"images": save(scene.images, folder, index), "messages": messages(turns(scene, rng, 10), len(scene.images))}
 
 
 def easy_rows(package, split, folder):
-    """Easy-VQA's pictures with up to six of their questions each."""
+    """Easy-VQA's pictures with their questions, in random order."""
     questions = {}
     for text, answer, image in json.loads((package / split / "questions.json").read_text()):
-        questions.setdefault(image, []).append(("shapes", text, answer))
+        questions.setdefault(image, []).append(("easy-vqa", text, answer))
     for image, asked in questions.items():
         random.Random(image).shuffle(asked)
         path = f"images/easy-{split}-{image}.png"
@@ -98,11 +102,11 @@ def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def training(kind, packages, hamlet, folder, count, held_back, seed=0):
+def training(kind, packages, folder, count, held_back, seed=0):
     """So many rows of a kind, and a few of them that training is watched with."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     source = drawings.Source(packages, held_out=False)
-    jobs = [(kind, index, seed, source, hamlet, folder) for index in range(count)]
+    jobs = [(kind, index, seed, source, folder) for index in range(count)]
     with Pool() as pool:
         rows = pool.map(training_row, jobs, chunksize=50)
     if kind is any_row:
@@ -129,9 +133,9 @@ EASY = 300
 
 
 def testing_row(job):
-    skill, index, seed, source, hamlet, folder = job
+    skill, index, seed, source, folder = job
     rng = random.Random(f"{seed} {skill} {index}")
-    maker = scenes.Maker(source, words(hamlet, source.held_out), rng)
+    maker = scenes.Maker(source, words(source.held_out), rng)
     while True:
         scene = getattr(maker, rng.choice(ASKED[skill][1]))()
         for _ in range(20):
@@ -145,14 +149,14 @@ def testing_row(job):
                 return {"category": skill, "images": images, "messages": said, "answer": chosen[at][2]}
 
 
-def testing(packages, hamlet, folder, seed="test"):
+def testing(packages, folder, seed="test"):
     """One question of a picture, drawn in the style that was held out; and the same with pictures of other rows."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     source = drawings.Source(packages, held_out=True)
-    jobs = [(skill, index, seed, source, hamlet, folder) for skill, (count, _) in ASKED.items() for index in range(count)]
+    jobs = [(skill, index, seed, source, folder) for skill, (count, _) in ASKED.items() for index in range(count)]
     with Pool() as pool:
         rows = pool.map(testing_row, jobs, chunksize=50)
-    for path, asked in list(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "test", folder))[:EASY]:
+    for path, asked in islice(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "test", folder), EASY):
         rows.append({"category": "easy-vqa", "images": [path], "messages": messages(asked[:1], 1)[:-1], "answer": asked[0][2]})
     write(folder / "test.jsonl", rows)
     others = []

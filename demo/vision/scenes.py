@@ -41,14 +41,6 @@ def a(name):
 
 
 @dataclass
-class Question:
-    """With the skill that it asks for."""
-    skill: str
-    text: str
-    answer: str
-
-
-@dataclass
 class Scene:
     """Pictures, and what can be asked about them."""
     images: list
@@ -77,11 +69,10 @@ class Maker:
     def size(self, least, most):
         return round(self.rng.uniform(least, most))
 
-    def single(self, name=None):
+    def single(self):
         """One thing, large."""
-        rng = self.rng
-        name = name or rng.choice(self.names)
-        color = rng.choice([color for color in COLORS]) if rng.random() < 0.25 else None
+        rng, name = self.rng, self.rng.choice(self.names)
+        color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
         canvas = self.canvas(color)
         drawing, own = drawings.drawn(self.source, name, self.size(120, 320), rng)
         self.paste(canvas, drawing, SIDE * rng.uniform(0.3, 0.7), SIDE * rng.uniform(0.3, 0.7))
@@ -154,7 +145,7 @@ class Maker:
         shapes = rng.sample(SHAPES, rng.choice((0, 0, 1, 1, 2)))[:len(places)]
         names = shapes + rng.sample(self.names, len(places) - len(shapes))
         rng.shuffle(names)
-        color = rng.choice([color for color in COLORS]) if rng.random() < 0.25 else None
+        color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
         canvas, colors = self.canvas(color), {}
         for name, place in zip(names, places):
             size = self.size(95, 150)
@@ -217,8 +208,7 @@ class Maker:
             scene.ask("naming", first, "What are these?" if counts[first] > 1 else "What is this?")
         elif counts[first] != counts[second]:
             more = max(counts, key=counts.get)
-            scene.ask("counting", more, f"Are there more {plural(first)} or {plural(second)}?")
-            scene.questions[-1] = ("counting", scene.questions[-1][1], plural(more))
+            scene.ask("counting", plural(more), f"Are there more {plural(first)} or {plural(second)}?")
         return scene
 
     def text(self):

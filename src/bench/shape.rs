@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::random::RandomNumbers;
-use crate::checkpoint::config::{GenerationConfig, QuantizedAs, TokenizerConfig, parse};
+use crate::checkpoint::config::{GenerationConfig, QuantizedAs, TokenizerConfig, Tower, parse};
 use crate::checkpoint::conversion::{Conversion, Settings};
 use crate::checkpoint::quantize::Rule;
 use crate::checkpoint::save::TensorSpec;
@@ -117,36 +117,14 @@ struct Sizes {
     head_dim: Option<i32>,
     vocab_size: i32,
     tie_word_embeddings: bool,
-    img_processor: Option<ImgProcessor>,
-}
-
-#[derive(Deserialize)]
-struct ImgProcessor {
-    #[serde(default)]
-    vision_config: Tower,
-}
-
-/// CLIP-L unless said otherwise.
-#[derive(Deserialize)]
-#[serde(default)]
-struct Tower {
-    hidden_size: i32,
-    intermediate_size: i32,
-    num_hidden_layers: i32,
-}
-
-impl Default for Tower {
-    fn default() -> Self {
-        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
-    }
 }
 
 fn tensors(config: &Value) -> Result<Vec<TensorSpec>> {
     let sizes: Sizes = parse(config)?;
     let mut list = List(Vec::new());
     decoder(&sizes, &mut list);
-    if let Some(img_processor) = &sizes.img_processor {
-        vision(&sizes, &img_processor.vision_config, &mut list);
+    if config.get("img_processor").is_some() {
+        vision(&sizes, &Tower::of(config)?, &mut list);
     }
     Ok(list.0)
 }
@@ -199,7 +177,7 @@ fn decoder(s: &Sizes, list: &mut List) {
 }
 
 fn vision(s: &Sizes, tower: &Tower, list: &mut List) {
-    let (hidden, clip, intermediate) = (s.hidden_size, tower.hidden_size, tower.intermediate_size);
+    let (hidden, clip, intermediate) = (s.hidden_size, tower.hidden_size as i32, tower.intermediate_size as i32);
     let place = "model.vision_embed_tokens";
     list.add(format!("{place}.glb_GN"), &[1, 1, 4 * clip]);
     list.add(format!("{place}.sub_GN"), &[1, 1, 1, 4 * clip]);

@@ -83,6 +83,30 @@ fn clip_std() -> [f32; 3] {
     [0.268_629_54, 0.261_302_6, 0.275_777_1]
 }
 
+/// The vision tower's measures, in `img_processor.vision_config` of `config.json`: CLIP-L's where published checkpoints
+/// leave them to the code.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(crate) struct Tower {
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+}
+
+impl Default for Tower {
+    fn default() -> Self {
+        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
+    }
+}
+
+impl Tower {
+    /// By a whole `config.json`.
+    pub(crate) fn of(config: &Value) -> Result<Self> {
+        let tower = config.pointer("/img_processor/vision_config").map(Self::deserialize).transpose();
+        Ok(tower.context("config.json: img_processor.vision_config")?.unwrap_or_default())
+    }
+}
+
 /// The keys of `tokenizer_config.json` that chat templates use.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct TokenizerConfig {

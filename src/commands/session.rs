@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
@@ -21,7 +21,7 @@ use phi3v::processor::{Processor, Prompt, Tokenizer};
 use phi3v::{device, memory};
 use serde::Deserialize;
 
-use crate::cli::{AdapterArg, CpuArgs, DEFAULT_MODEL, EngineArgs, ModelArgs};
+use crate::cli::{AdapterArg, DEFAULT_MODEL, EngineArgs, ModelArgs};
 use crate::ui::Ui;
 
 /// A model whose weights are not loaded yet.
@@ -36,21 +36,17 @@ pub(super) struct Opened {
 
 /// Finds the model, on the hub if need be, and reads all but its weights.
 pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
-    let ModelArgs { model, revision, dtype, adapters, cpu: CpuArgs { threads } } = args;
-    device::use_threads(threads.map(usize::from))?;
-    let settings = HubSettings::from_env();
-    let model = match model {
-        Some(model) => model,
-        None if is_cached(DEFAULT_MODEL, revision.as_deref(), &settings) => DEFAULT_MODEL.to_owned(),
-        None => bail!(
-            "no model is named: --model {DEFAULT_MODEL} would download 8.3 GB; a folder or a GGUF file works at once, and \
-             the variable PHI3V_MODEL names one, too"
-        ),
-    };
-    let folder = locate(&model, revision.as_deref(), &settings, ui)?;
+    device::use_threads(args.cpu.threads.map(usize::from))?;
+    let (settings, revision) = (HubSettings::from_env(), args.revision.as_deref());
+    ensure!(
+        args.model.is_some() || is_cached(DEFAULT_MODEL, revision, &settings),
+        "no model is named: --model {DEFAULT_MODEL} would download 8.3 GB; a folder or a GGUF file works at once, and the \
+         variable PHI3V_MODEL names one, too"
+    );
+    let folder = locate(args.name(), revision, &settings, ui)?;
     let files = ModelFiles::read(&folder)?;
-    let (processor, dtype) = (Processor::read(&files)?, dtype.dtype());
-    let adapters = read_adapters(&files, &adapters)?;
+    let (processor, dtype) = (Processor::read(&files)?, args.dtype.dtype());
+    let adapters = read_adapters(&files, &args.adapters)?;
     Ok(Opened { processor, files, dtype, adapters, vocabulary: None })
 }
 
