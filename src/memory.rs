@@ -50,7 +50,7 @@ pub struct ModelMemory {
 
 /// Numbers that a layer of the vision tower has for a tile: what enters and leaves it, and its widest points.
 fn numbers_of_tile(tower: &Tower) -> usize {
-    577 * (8 * tower.hidden_size + 2 * tower.intermediate_size)
+    tower.num_positions() * (8 * tower.hidden_size + 2 * tower.intermediate_size)
 }
 
 /// What is asked of it.
@@ -134,8 +134,11 @@ impl ModelMemory {
         let logits = at_once * self.vocab_size * (self.item_size + 3 * size_of::<f32>());
         let decoder = if demand.checkpoint { entering + 5 * of_layers / (2 * layers) } else { of_layers };
         let kept_layers = if demand.trains_tower { self.tower.num_hidden_layers } else { 1 };
-        // 144 positions of a prompt are a tile.
-        let vision = demand.image_tokens.div_ceil(144) * numbers_of_tile(&self.tower) * self.item_size * kept_layers;
+        // Four patches of a tile are a position of the prompt.
+        let vision = demand.image_tokens.div_ceil(self.tower.num_positions() / 4)
+            * numbers_of_tile(&self.tower)
+            * self.item_size
+            * kept_layers;
         TrainingMemory {
             weights: self.weights,
             trained: 3 * size_of::<f32>() * demand.trained + demand.optimizer_bytes,

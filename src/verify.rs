@@ -15,7 +15,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::{parse, read_json};
+use crate::checkpoint::config::{PreprocessorConfig, parse, read_json};
 use crate::engine::sequence::Sequence;
 use crate::models::{self, Arch, Model};
 use crate::processor::image_source::{self, ImageLimits, ImageSource};
@@ -123,7 +123,7 @@ pub fn verify(
         let subject = Subject {
             model: models::load(&files, Some(Dtype::Float32), |_, _| ())?,
             processor: Processor::read(&files)?,
-            mean_std: files.preprocessor.as_ref().map(|config| (config.image_mean, config.image_std)),
+            preprocessor: files.preprocessor.as_ref(),
             prefill_step_sizes,
         };
         let texts = folder.join("tokenizer_golden.json");
@@ -215,7 +215,7 @@ impl Recorded {
 struct Subject<'a> {
     model: Box<dyn Model>,
     processor: Processor,
-    mean_std: Option<([f32; 3], [f32; 3])>,
+    preprocessor: Option<&'a PreprocessorConfig>,
     prefill_step_sizes: &'a [usize],
 }
 
@@ -309,10 +309,10 @@ impl Subject<'_> {
         checks.push(check(&format!("num_img_tokens {index}"), equal(&[tiles.image_tokens() as i64], &tokens)));
 
         let sheet = folder.join(format!("sheet_{index}.png"));
-        if let (true, Some((mean, std))) = (sheet.is_file(), self.mean_std) {
+        if let (true, Some(config)) = (sheet.is_file(), self.preprocessor) {
             let sheet = image_source::load(&ImageSource::Path(sheet), &ImageLimits::default())?;
             // The same function cuts both, so equal tiles mean equal bytes of the sheet.
-            let same = Tiles::of_sheet(&sheet, mean, std) == *tiles;
+            let same = Tiles::of_sheet(&sheet, config) == *tiles;
             let told = if same { Ok("equal to the byte".into()) } else { Err("its bytes differ".into()) };
             checks.push(check(&format!("sheet {index}"), told));
         }

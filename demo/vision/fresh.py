@@ -8,7 +8,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 SPECIAL = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>"]
 TEMPLATE = ("{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
-VISION = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 4}
+SIDE, PATCH = 336, 28
+GRID = SIDE // PATCH
+VISION = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_hidden_layers": 4}
 TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 4}
 
 
@@ -41,8 +43,8 @@ def config(vocab_size):
         "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
                        "use_hd_transform": True, "with_learnable_separator": True},
         "img_processor": {"name": "clip_vision_model", "model_name": "openai/clip-vit-large-patch14-336", "layer_idx": -1,
-                          "image_dim_out": VISION["hidden_size"], "num_img_tokens": 144,
-                          "vision_config": {**VISION, "image_size": 336, "patch_size": 14, "num_channels": 3,
+                          "image_dim_out": VISION["hidden_size"], "num_img_tokens": (GRID // 2) ** 2,
+                          "vision_config": {**VISION, "image_size": SIDE, "patch_size": PATCH, "num_channels": 3,
                                             "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}},
     }
 
@@ -110,7 +112,7 @@ def weights(vocab_size, seed=0):
 
 # Where the heads of the first layers look at first, in patches: a tower that begins like a convolution needs far fewer
 # pictures (Zheng et al. 2024, Structured Initialization for Vision Transformers).
-NEIGHBOURS = [[(1, 0), (-1, 0), (0, 1), (0, -1)], [(1, 1), (-1, -1), (1, -1), (-1, 1)], [(3, 0), (-3, 0), (0, 3), (0, -3)]]
+NEIGHBOURS = [[(1, 0), (-1, 0), (0, 1), (0, -1)], [(1, 1), (-1, -1), (1, -1), (-1, 1)], [(2, 0), (-2, 0), (0, 2), (0, -2)]]
 # Of places along an axis, in radians per patch.
 FREQUENCIES = np.pi * (2 * np.arange(8) + 1) / 16
 # Numbers that tell the place, the first of each vector.
@@ -135,27 +137,27 @@ def looking(offsets, width):
 
 def waves_of_patches(width):
     """The lowest waves of brightness and of two differences of colours, each about as strong as the others in pictures:
-    noise in their place would show little but a patch's mean. `[width, 3, 14, 14]`"""
-    at = (np.arange(14) + 0.5) / 14 * np.pi
+    noise in their place would show little but a patch's mean. `[width, 3, PATCH, PATCH]`"""
+    at = (np.arange(PATCH) + 0.5) / PATCH * np.pi
     colors = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.array([[3], [2], [6]]) ** 0.5
     ranked = sorted((((x * x + y * y) ** 0.5 * (1.5 if color else 1), color, y, x)
-                     for color in range(3) for y in range(14) for x in range(14)))[: width - PLACE]
+                     for color in range(3) for y in range(PATCH) for x in range(PATCH)))[: width - PLACE]
     # The first numbers are the place's.
-    filters = [np.zeros((3, 14, 14))] * PLACE
+    filters = [np.zeros((3, PATCH, PATCH))] * PLACE
     for frequency, color, y, x in ranked:
         wave = np.outer(np.cos(y * at), np.cos(x * at))
-        scale = (0.7 if color else 0.35) * (0.06 + 0.3 * (x * x + y * y) ** 0.75)
+        scale = (0.28 if color else 0.14) * (0.06 + 0.3 * (x * x + y * y) ** 0.75)
         filters.append(colors[color][:, None, None] * wave / np.linalg.norm(wave) * scale)
     return np.stack(filters).astype(np.float32)
 
 
 def positions(width):
-    """Waves along lines and columns: `[577, width]`, nothing for the class."""
-    angles = np.arange(24)[:, None] * FREQUENCIES  # [24, frequencies]
-    waves = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(24, -1)
-    table = np.zeros((577, width), np.float32)
-    table[1:, : PLACE // 2] = np.tile(waves, (24, 1))
-    table[1:, PLACE // 2 : PLACE] = np.repeat(waves, 24, 0)
+    """Waves along lines and columns: `[GRID² + 1, width]`, nothing for the class."""
+    angles = np.arange(GRID)[:, None] * FREQUENCIES  # [24, frequencies]
+    waves = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(GRID, -1)
+    table = np.zeros((GRID ** 2 + 1, width), np.float32)
+    table[1:, : PLACE // 2] = np.tile(waves, (GRID, 1))
+    table[1:, PLACE // 2 : PLACE] = np.repeat(waves, GRID, 0)
     return table
 
 
@@ -169,7 +171,7 @@ def write(folder, texts, vocab_size=1024, num_crops=1):
                                   "unk_token": "<unk>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE,
                                   "clean_up_tokenization_spaces": False})
     put("preprocessor_config.json", {"image_processor_type": "Phi3VImageProcessor", "processor_class": "Phi3VProcessor",
-                                     "num_crops": num_crops, "num_img_tokens": 144, "do_convert_rgb": True,
+                                     "num_crops": num_crops, "num_img_tokens": (GRID // 2) ** 2, "do_convert_rgb": True,
                                      "image_mean": [0.48145466, 0.4578275, 0.40821073],
                                      "image_std": [0.26862954, 0.26130258, 0.27577711]})
     put("generation_config.json", {"bos_token_id": 1, "eos_token_id": [SPECIAL.index("<|end|>"), SPECIAL.index("<|endoftext|>")]})

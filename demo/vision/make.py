@@ -15,7 +15,7 @@ ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "--dtype", "bfloat16", "--optimizer", "muon",
             "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "500", "--save-every", "200"]
 # What is learnt after what: the kind of rows, how many, how many at once, and the first and the last learning rate.
-STAGES = [("place_row", 2600, 4, 2e-3, 1e-3), ("name_row", 30000, 8, 2e-3, 1e-3), ("any_row", 60000, 8, 1.5e-3, 0)]
+STAGES = [("place_row", 3200, 4, 2e-3, 1e-3), ("name_row", 60000, 16, 2e-3, 1e-3), ("any_row", 80000, 16, 1.5e-3, 0)]
 VALID_ROWS = 160
 
 
@@ -64,7 +64,7 @@ def make(out, share, phi3v):
     if not (held_out / "test.jsonl").exists():
         rows.testing(packages, held_out)
     if not (model / "config.json").exists():
-        fresh.write(model, [text for kind, *_ in STAGES for text in rows.texts(out / kind / "train.jsonl")])
+        fresh.write(model, rows.texts(packages))
     for at, stage in enumerate(STAGES):
         model = train(phi3v, out, model, out / ("model" if at == len(STAGES) - 1 else f"after-{stage[0]}"), stage)
     for bits in (8, 4):

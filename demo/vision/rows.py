@@ -69,7 +69,7 @@ def place_row(maker):
 def name_row(maker):
     """What things are and which color they have; nothing else yet."""
     kinds = (maker.colored, maker.single, maker.many, maker.several)
-    scene = maker.rng.choices(kinds, (8, 30, 30, 32))[0]()
+    scene = maker.rng.choices(kinds, (5, 25, 45, 25))[0]()
     scene.questions = [question for question in scene.questions if question[0] in ("naming", "color", "listing")]
     return scene
 
@@ -79,11 +79,18 @@ def any_row(maker):
     return maker.scene()
 
 
-def training_row(job):
-    kind, index, seed, source, folder = job
+def asked(job):
+    """A scene of a kind, and a conversation about it."""
+    kind, index, seed, source = job
     rng = random.Random(f"{kind.__name__} {seed} {index}")
     scene = kind(scenes.Maker(source, words(source.held_out), rng))
-    return {"images": save(scene.images, folder, index), "messages": messages(turns(scene, rng, 10), len(scene.images))}
+    return scene, turns(scene, rng, 10)
+
+
+def training_row(job):
+    *job, folder = job
+    scene, chosen = asked(job)
+    return {"images": save(scene.images, folder, job[1]), "messages": messages(chosen, len(scene.images))}
 
 
 def easy_rows(package, split, folder):
@@ -91,11 +98,11 @@ def easy_rows(package, split, folder):
     questions = {}
     for text, answer, image in json.loads((package / split / "questions.json").read_text()):
         questions.setdefault(image, []).append(("easy-vqa", text, answer))
-    for image, asked in questions.items():
-        random.Random(image).shuffle(asked)
+    for image, posed in questions.items():
+        random.Random(image).shuffle(posed)
         path = f"images/easy-{split}-{image}.png"
         Image.open(package / split / "images" / f"{image}.png").convert("RGB").save(folder / path)
-        yield path, asked
+        yield path, posed
 
 
 def write(path, rows):
@@ -110,17 +117,23 @@ def training(kind, packages, folder, count, held_back, seed=0):
     with Pool() as pool:
         rows = pool.map(training_row, jobs, chunksize=50)
     if kind is any_row:
-        for path, asked in easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder):
-            rows.append({"images": [path], "messages": messages(asked[:10], 1)})
+        for path, chosen in easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder):
+            rows.append({"images": [path], "messages": messages(chosen[:10], 1)})
     random.Random(seed).shuffle(rows)
     write(folder / "train.jsonl", rows[:-held_back])
     write(folder / "valid.jsonl", rows[-held_back:])
 
 
-def texts(path):
-    """All that is said in rows, but what is to be read letter by letter."""
-    said = [message["content"] for line in path.open() for message in json.loads(line)["messages"]]
-    return [text for text in said if not (text.isupper() or text.isdigit())]
+def said(job):
+    return [text for _, *pair in asked(job)[1] for text in pair]
+
+
+def texts(packages, count=4000, seed=0):
+    """What is said about scenes, but what is to be read letter by letter."""
+    source = drawings.Source(packages, held_out=False)
+    with Pool() as pool:
+        found = pool.map(said, [(any_row, index, seed, source) for index in range(count)], chunksize=50)
+    return [text for texts in found for text in texts if not (text.isupper() or text.isdigit())]
 
 
 # Held-out questions of each skill, and which scenes have them.

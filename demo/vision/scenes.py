@@ -11,8 +11,6 @@ PLACES = {
     "row": ["left", "right"], "column": ["top", "bottom"],
     "grid": ["top left", "top right", "bottom left", "bottom right"],
 }
-# From the top left on, of two and three lines.
-CELLS = {2: PLACES["grid"], 3: ["top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"]}
 # The middle of each place, as shares of the canvas.
 MIDDLES = {
     "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74),
@@ -31,8 +29,6 @@ def plural(name):
 
 def at(place):
     """With its preposition."""
-    if place == "middle":
-        return "in the middle"
     return f"on the {place}" if place in ("left", "right") else f"at the {place}"
 
 
@@ -85,46 +81,38 @@ class Maker:
         self.exists(scene, [name])
         return scene
 
-    def lines(self, drawing_of):
-        """A canvas with things in lines and columns, not everywhere, and what stands at which place. `drawing_of` makes
-        a drawing of so many pixels, and says what it is."""
-        rng = self.rng
-        side = rng.choice((2, 2, 3))
-        places = CELLS[side]
-        kept = sorted(rng.sample(range(len(places)), rng.randint(len(places) * 2 // 3, len(places))))
-        canvas, found = self.canvas(), {}
-        for cell in kept:
-            drawing, name = drawing_of(self.size(*((115, 155) if side == 2 else (80, 104))), list(found.values()))
-            jitter = lambda: rng.uniform(-0.02, 0.02)
-            self.paste(canvas, drawing, SIDE * ((cell % side + 0.5) / side + jitter()), SIDE * ((cell // side + 0.5) / side + jitter()))
-            found[places[cell]] = name
-        return canvas, found
+    def arranged(self, places, draw):
+        """A canvas with something at each place: `draw` makes the drawing for a place, so large."""
+        canvas = self.canvas()
+        for place in places:
+            x, y = MIDDLES[place]
+            jitter = lambda: self.rng.uniform(-0.04, 0.04)
+            self.paste(canvas, draw(place, self.size(110, 160)), SIDE * (x + jitter()), SIDE * (y + jitter()))
+        return canvas
 
     def many(self):
-        """Things in lines and columns, all of which are named from the top left on."""
-        def drawing_of(size, others):
-            name = self.rng.choice([name for name in self.names if name not in others])
-            drawing, colors[name] = drawings.drawn(self.source, name, size, self.rng)
-            return drawing, name
+        """Four things, all of which are named from the top left on."""
+        def draw(place, size):
+            drawing, colors[place] = drawings.drawn(self.source, names[place], size, self.rng)
+            return drawing
 
-        colors = {}
-        canvas, found = self.lines(drawing_of)
-        scene = Scene([canvas])
-        for place, name in found.items():
+        places, colors = PLACES["grid"], {}
+        names = dict(zip(places, self.rng.sample(self.names, len(places))))
+        scene = Scene([self.arranged(places, draw)])
+        for place, name in names.items():
             scene.ask("naming", name, f"What is {at(place)}?")
-            if colors[name]:
-                scene.ask("color", colors[name], f"What color is {at(place)}?")
-        scene.ask("listing", ", ".join(found.values()), "Name everything.", "What do you see?")
+            if colors[place]:
+                scene.ask("color", colors[place], f"What color is {at(place)}?")
+        scene.ask("listing", ", ".join(names.values()), "Name everything.", "What do you see?")
         return scene
 
     def colored(self):
-        """Shapes in lines and columns, and their colors."""
-        rng, scene = self.rng, Scene([self.canvas()])
+        """Shapes at two or four places, and their colors."""
+        rng = self.rng
         places = PLACES[rng.choice(("row", "column", "grid"))]
-        for place, color in zip(places, rng.sample([color for color in COLORS if color != "white"], len(places))):
-            x, y = MIDDLES[place]
-            drawing = drawings.shape(rng.choice(SHAPES), color, self.size(100, 160), rng)
-            self.paste(scene.images[0], drawing, SIDE * (x + rng.uniform(-0.04, 0.04)), SIDE * (y + rng.uniform(-0.04, 0.04)))
+        colors = dict(zip(places, rng.sample([color for color in COLORS if color != "white"], len(places))))
+        scene = Scene([self.arranged(places, lambda place, size: drawings.shape(rng.choice(SHAPES), colors[place], size, rng))])
+        for place, color in colors.items():
             scene.ask("color", color, f"What color is {at(place)}?")
         return scene
 

@@ -92,7 +92,7 @@ impl<'a> Measuring<'a> {
 
     pub(super) fn point(&mut self, point: &Point, on_progress: &mut OnProgress) -> Result<Measured> {
         let Point { gen_tokens, batch, num_crops, depth, .. } = *point;
-        let (n, work) = (point.prompt_len()?, self.facts.work);
+        let (n, work) = (point.prompt_len(self.facts)?, self.facts.work);
         let fresh = num_crops.is_some_and(|num_crops| !self.pictures.contains_key(&num_crops));
         let pictures = if fresh { self.rounds() } else { 0 };
         let total = depth + pictures + self.rounds() * batch * (n + gen_tokens);
@@ -116,7 +116,7 @@ impl<'a> Measuring<'a> {
             let per_second_and_row = Some(phase.per_second.median / batch as f64);
             phases.insert(PhaseName::Decode, Phase { per_second_and_row, ..phase });
         }
-        let (image_tokens, peak_memory_bytes) = (point.image_tokens()?, memory::peak().max(picture_peak));
+        let (image_tokens, peak_memory_bytes) = (point.image_tokens(self.facts)?, memory::peak().max(picture_peak));
         Ok(Measured {
             report: PointReport { point: *point, image_tokens, peak_memory_bytes, phases },
             prefill_flops: batch as f64 * work.prefill_flops(n, depth),
@@ -140,7 +140,7 @@ impl<'a> Measuring<'a> {
         for round in 0..self.settings.warmup + self.settings.repetitions {
             let start = Instant::now();
             let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
-            let tiles = Tiles::cut(&image, num_crops, config.image_mean, config.image_std)?;
+            let tiles = Tiles::cut(&image, num_crops, config)?;
             let decoded = start.elapsed();
             let seen = self.model.image_features(&tiles)?;
             seen.eval()?;

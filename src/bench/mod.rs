@@ -131,13 +131,14 @@ impl Point {
     }
 
     /// Positions that the pictures take.
-    fn image_tokens(&self) -> Result<usize> {
-        Ok(self.layout()?.map_or(0, |layout| self.images * layout.image_tokens()))
+    fn image_tokens(&self, facts: &Facts) -> Result<usize> {
+        let (Some(layout), Some(config)) = (self.layout()?, &facts.files.preprocessor) else { return Ok(0) };
+        Ok(self.images * layout.image_tokens(config.line))
     }
 
     /// Positions after those that are in the cache already, before the first generated one.
-    fn prompt_len(&self) -> Result<usize> {
-        Ok(self.image_tokens()? + self.prompt_tokens)
+    fn prompt_len(&self, facts: &Facts) -> Result<usize> {
+        Ok(self.image_tokens(facts)? + self.prompt_tokens)
     }
 
     /// An error unless the model, of which nothing is loaded yet, can do it within `available` bytes.
@@ -145,7 +146,7 @@ impl Point {
         ensure!(self.batch > 0 && self.prompt_tokens > 0, "{self}: there is nothing to measure");
         let has_vision = facts.files.preprocessor.is_some();
         ensure!(self.images == 0 || has_vision, "--images {}: this model has no vision", self.images);
-        let len = self.depth + self.prompt_len()?;
+        let len = self.depth + self.prompt_len(facts)?;
         let most = facts.max_position_embeddings;
         let positions = len.saturating_add(self.gen_tokens);
         ensure!(positions <= most, "{self}: these are {positions} positions, and the model's context has {most}");
@@ -163,14 +164,14 @@ impl Point {
     /// takes more than they.
     fn check_memory(&self, facts: &Facts, settings: &Settings, available: usize) -> Result<()> {
         let demand = Demand {
-            prompt_tokens: self.depth + self.prompt_len()?,
-            image_tokens: self.image_tokens()?,
+            prompt_tokens: self.depth + self.prompt_len(facts)?,
+            image_tokens: self.image_tokens(facts)?,
             tiles: self.layout()?.map_or(0, |layout| layout.tiles()),
             max_tokens: self.gen_tokens,
             prefill_step_size: settings.prefill_step_size,
             cache: settings.cache(facts)?,
         };
-        let of_row = facts.memory.cache(&Demand { prompt_tokens: self.prompt_len()?, ..demand });
+        let of_row = facts.memory.cache(&Demand { prompt_tokens: self.prompt_len(facts)?, ..demand });
         let needed = facts.memory.total(&demand).saturating_add((self.batch - 1).saturating_mul(of_row));
         let needed = needed.max(facts.memory.weights.saturating_add(limits::bytes()));
         ensure!(

@@ -177,7 +177,8 @@ fn decoder(s: &Sizes, list: &mut List) {
 }
 
 fn vision(s: &Sizes, tower: &Tower, list: &mut List) {
-    let (hidden, clip, intermediate) = (s.hidden_size, tower.hidden_size as i32, tower.intermediate_size as i32);
+    let hidden = s.hidden_size;
+    let [clip, intermediate, patch] = [tower.hidden_size, tower.intermediate_size, tower.patch_size].map(|n| n as i32);
     let place = "model.vision_embed_tokens";
     list.add(format!("{place}.glb_GN"), &[1, 1, 4 * clip]);
     list.add(format!("{place}.sub_GN"), &[1, 1, 1, 4 * clip]);
@@ -185,8 +186,8 @@ fn vision(s: &Sizes, tower: &Tower, list: &mut List) {
     list.with_bias(&format!("{place}.img_projection.2"), &[hidden, hidden]);
     let place = format!("{place}.img_processor.vision_model");
     list.add(format!("{place}.embeddings.class_embedding"), &[clip]);
-    list.add(format!("{place}.embeddings.patch_embedding.weight"), &[clip, 3, 14, 14]);
-    list.add(format!("{place}.embeddings.position_embedding.weight"), &[577, clip]);
+    list.add(format!("{place}.embeddings.patch_embedding.weight"), &[clip, 3, patch, patch]);
+    list.add(format!("{place}.embeddings.position_embedding.weight"), &[tower.num_positions() as i32, clip]);
     list.with_bias(&format!("{place}.pre_layrnorm"), &[clip]);
     list.with_bias(&format!("{place}.post_layernorm"), &[clip]);
     for i in 0..tower.num_hidden_layers {

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mlx_quantized::Mode;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::gguf::Gguf;
+use crate::processor;
+
+/// Pixels on the side of the tiles that a vision tower sees.
+const TILE: usize = processor::TILE as usize;
 
 /// The configuration files of a checkpoint: a folder, or a GGUF file, which holds what a folder would.
 #[derive(Clone)]
@@ -69,10 +73,25 @@ pub struct PreprocessorConfig {
     /// Per channel, red first.
     #[serde(default = "clip_std")]
     pub image_std: [f32; 3],
+    /// Vectors in a line of a tile, and such lines: `num_img_tokens` is the square of it.
+    #[serde(default = "twelve", rename = "num_img_tokens", deserialize_with = "root")]
+    pub line: usize,
 }
 
 fn one() -> u32 {
     1
+}
+
+fn twelve() -> usize {
+    12
+}
+
+fn root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let tokens = usize::deserialize(deserializer)?;
+    let root = tokens.isqrt();
+    // A line holds at least one vector, and at most one for each two pixels.
+    let fits = root * root == tokens && (1..=168).contains(&root);
+    fits.then_some(root).ok_or_else(|| D::Error::custom(format!("a tile is a square, which {tokens} vectors are not")))
 }
 
 fn clip_mean() -> [f32; 3] {
@@ -91,19 +110,31 @@ pub(crate) struct Tower {
     pub(crate) hidden_size: usize,
     pub(crate) intermediate_size: usize,
     pub(crate) num_hidden_layers: usize,
+    pub(crate) patch_size: usize,
 }
 
 impl Default for Tower {
     fn default() -> Self {
-        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24 }
+        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, patch_size: 14 }
     }
 }
 
 impl Tower {
+    /// Positions of a tile: its patches and the class.
+    pub(crate) fn num_positions(&self) -> usize {
+        (TILE / self.patch_size).pow(2) + 1
+    }
+
     /// By a whole `config.json`.
     pub(crate) fn of(config: &Value) -> Result<Self> {
         let tower = config.pointer("/img_processor/vision_config").map(Self::deserialize).transpose();
-        Ok(tower.context("config.json: img_processor.vision_config")?.unwrap_or_default())
+        let tower = tower.context("config.json: img_processor.vision_config")?.unwrap_or_default();
+        ensure!(
+            (1..=TILE / 2).contains(&tower.patch_size),
+            "config.json: img_processor.vision_config.patch_size: {} does not fit tiles of {TILE}",
+            tower.patch_size
+        );
+        Ok(tower)
     }
 }
 

@@ -192,10 +192,14 @@ impl Clip {
         self.class_embedding.get().dim(0)
     }
 
+    /// Patches in a line of a tile, and such lines.
+    pub(super) fn grid(&self) -> i32 {
+        TILE as i32 / self.patch_size
+    }
+
     /// `[tiles, side, side, 3] -> [tiles, patches, hidden_size]`
     pub(super) fn forward(&self, pixels: &Array) -> Result<Array, Exception> {
-        let [tiles, side, _, _] = *pixels.shape() else { unreachable!("tiles have four axes") };
-        let (patch, grid) = (self.patch_size, side / self.patch_size);
+        let (tiles, patch, grid) = (pixels.dim(0), self.patch_size, self.grid());
         let patches = pixels
             .as_dtype(self.patch_embedding.dtype())?
             .reshape(&[tiles, grid, patch, grid, patch, 3])?

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -16,13 +16,13 @@ use super::{Arch, Model, Row, Whole, phi3};
 use crate::cache::{Cache, CacheSettings};
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
-use crate::checkpoint::{Param, Scope};
+use crate::checkpoint::{ModelFiles, Param, Scope};
 use crate::nn::{Linear, gelu};
 use crate::processor::{TILE, Tiles};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3_v"],
-    load: |files, w| Ok(Box::new(Phi3V::load(&files.parse()?, w)?)),
+    load: |files, w| Ok(Box::new(Phi3V::load(files, w)?)),
     remap: |_| Ok(Remap { rename, transpose }),
     role,
     cache_shape: |files| Ok(files.parse::<Config>()?.text.cache_shape()),
@@ -117,7 +117,7 @@ impl ImageEmbedding {
         })
     }
 
-    /// `[1 + rows · cols, 576, clip]`: the whole picture, and the tiles row by row.
+    /// `[1 + rows · cols, patches, clip]`: the whole picture, and the tiles row by row.
     fn see(&self, tiles: &Tiles) -> Result<Array, Exception> {
         let see = |pixels: &[f32], count: usize| {
             self.img_processor.forward(&Array::from_slice(pixels, &[count as i32, TILE as i32, TILE as i32, 3]))
@@ -169,12 +169,20 @@ struct Phi3V {
 }
 
 impl Phi3V {
-    fn load(c: &Config, w: &Scope) -> Result<Self> {
-        Ok(Self {
-            text: phi3::load(&c.text, w)?,
-            vision_embed_tokens: ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), c)
-                .context("model.vision_embed_tokens")?,
-        })
+    fn load(files: &ModelFiles, w: &Scope) -> Result<Self> {
+        let c: Config = files.parse()?;
+        let vision_embed_tokens =
+            ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), &c).context("model.vision_embed_tokens")?;
+        let line = vision_embed_tokens.img_processor.grid() as usize / 2;
+        if let Some(told) = files.preprocessor.as_ref().map(|preprocessor| preprocessor.line) {
+            ensure!(
+                told == line,
+                "preprocessor_config.json: num_img_tokens is {}, but the vision tower makes {} of a tile",
+                told * told,
+                line * line
+            );
+        }
+        Ok(Self { text: phi3::load(&c.text, w)?, vision_embed_tokens })
     }
 }
 

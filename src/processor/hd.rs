@@ -7,6 +7,8 @@ use anyhow::{Result, ensure};
 use image::imageops::{overlay, rotate90};
 use image::{Rgb, RgbImage};
 
+use crate::checkpoint::config::PreprocessorConfig;
+
 use super::resize::{pillow_bilinear, torch_bicubic};
 
 /// Pixels on a tile's side.
@@ -56,9 +58,9 @@ impl Layout {
     }
 
     /// Positions the picture takes in the prompt: see [`Tiles::image_tokens`].
-    pub fn image_tokens(&self) -> usize {
+    pub fn image_tokens(&self, line: usize) -> usize {
         let (rows, cols) = self.grid();
-        image_tokens(rows, cols)
+        image_tokens(rows, cols, line)
     }
 
     /// The picture on its sheet: resized, padded with white above and below, as it stands.
@@ -79,8 +81,8 @@ fn transpose(image: &RgbImage) -> RgbImage {
     turned
 }
 
-fn image_tokens(rows: usize, cols: usize) -> usize {
-    (rows * cols + 1) * 144 + 1 + (rows + 1) * 12
+fn image_tokens(rows: usize, cols: usize, line: usize) -> usize {
+    (rows * cols + 1) * line * line + 1 + (rows + 1) * line
 }
 
 /// A picture as the vision tower takes it.
@@ -92,17 +94,20 @@ pub struct Tiles {
     pub rows: usize,
     /// Tiles beside each other.
     pub cols: usize,
+    /// Vectors in a line of a tile, and such lines.
+    pub line: usize,
 }
 
 impl Tiles {
-    /// Cuts a picture into at most `num_crops` tiles. `mean` and `std` are per channel, of values from 0 to 1.
-    pub fn cut(image: &RgbImage, num_crops: u32, mean: [f32; 3], std: [f32; 3]) -> Result<Self> {
+    /// Cuts a picture into at most `num_crops` tiles, whatever the configuration says of their number.
+    pub fn cut(image: &RgbImage, num_crops: u32, config: &PreprocessorConfig) -> Result<Self> {
         let layout = Layout::new(image.width(), image.height(), num_crops)?;
-        Ok(Self::of_sheet(&layout.sheet(image), mean, std))
+        Ok(Self::of_sheet(&layout.sheet(image), config))
     }
 
     /// Cuts a sheet, whose sides are multiples of [`TILE`].
-    pub fn of_sheet(sheet: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Self {
+    pub fn of_sheet(sheet: &RgbImage, config: &PreprocessorConfig) -> Self {
+        let PreprocessorConfig { image_mean: mean, image_std: std, line, .. } = *config;
         let (rows, cols) = ((sheet.height() / TILE) as usize, (sheet.width() / TILE) as usize);
         let side = TILE as usize;
         // All values that can occur, normalised.
@@ -124,13 +129,13 @@ impl Tiles {
         if rows * cols == 1 {
             pixels.extend_from_within(..);
         }
-        Self { pixels, rows, cols }
+        Self { pixels, rows, cols, line }
     }
 
-    /// Positions the picture takes in the prompt: 144 per tile and for the whole, a separator per line of features,
-    /// and one between the tiles and the whole.
+    /// Positions the picture takes in the prompt: those of the tiles and of the whole (144 each with patches of 14
+    /// pixels), a separator per line, and one between the tiles and the whole.
     pub fn image_tokens(&self) -> usize {
-        image_tokens(self.rows, self.cols)
+        image_tokens(self.rows, self.cols, self.line)
     }
 
     /// Height and width of the sheet in pixels.
@@ -146,15 +151,14 @@ mod tests {
 
     use super::*;
 
-    const MEAN: [f32; 3] = [0.5; 3];
-    const STD: [f32; 3] = [0.25; 3];
+    const CONFIG: PreprocessorConfig =
+        PreprocessorConfig { num_crops: 1, image_mean: [0.5; 3], image_std: [0.25; 3], line: 12 };
 
     #[test]
     fn layouts_of_common_ratios() {
         let tokens = |width, height, num_crops| {
-            let (rows, cols) = Layout::new(width, height, num_crops).unwrap().grid();
-            let tiles = Tiles { pixels: Vec::new(), rows, cols };
-            (rows * cols, tiles.image_tokens())
+            let layout = Layout::new(width, height, num_crops).unwrap();
+            (layout.tiles() - 1, layout.image_tokens(12))
         };
         // The model's documentation, at 16 and at 4 crops.
         assert_eq!((tokens(1000, 1000, 16), tokens(1000, 1000, 4)), ((16, 2509), (4, 757)));
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(sheet.dimensions(), (336, 336));
         assert_eq!((sheet.get_pixel(9, 83).0, sheet.get_pixel(9, 84).0), ([255; 3], [0, 128, 255]));
         assert_eq!((sheet.get_pixel(9, 251).0, sheet.get_pixel(9, 252).0), ([0, 128, 255], [255; 3]));
-        let tiles = Tiles::of_sheet(&sheet, MEAN, STD);
+        let tiles = Tiles::of_sheet(&sheet, &CONFIG);
         let (whole, tile) = tiles.pixels.split_at(336 * 336 * 3);
         // One tile: the view of the whole is the tile itself.
         assert!(whole.iter().zip(tile).all(|(a, b)| (a - b).abs() < 1e-5));

@@ -250,13 +250,16 @@ impl Processor {
     /// Cuts pictures that are shown together.
     pub fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
         let Some((config, num_crops)) = self.cutting(images.len(), num_crops)? else { return Ok(Vec::new()) };
-        images.iter().map(|image| Tiles::cut(image, num_crops, config.image_mean, config.image_std)).collect()
+        images.iter().map(|image| Tiles::cut(image, num_crops, config)).collect()
     }
 
     /// Positions that pictures of these widths and heights take which are shown together.
     pub fn image_tokens(&self, sizes: &[(u32, u32)], num_crops: NumCrops) -> Result<Vec<usize>> {
-        let Some((_, num_crops)) = self.cutting(sizes.len(), num_crops)? else { return Ok(Vec::new()) };
-        sizes.iter().map(|&(width, height)| Ok(Layout::new(width, height, num_crops)?.image_tokens())).collect()
+        let Some((config, num_crops)) = self.cutting(sizes.len(), num_crops)? else { return Ok(Vec::new()) };
+        sizes
+            .iter()
+            .map(|&(width, height)| Ok(Layout::new(width, height, num_crops)?.image_tokens(config.line)))
+            .collect()
     }
 
     /// How so many pictures are cut; none without pictures.

@@ -6,9 +6,6 @@ use serde::Serialize;
 
 use super::{Prompt, Segment, Tiles};
 
-/// Features of a tile, and of the view of the whole, in a line, and such lines.
-const LINE: usize = 12;
-
 /// A piece of a prompt and its positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,19 +51,19 @@ impl PicturePositions {
     /// Of picture number `picture`, which begins at `start`.
     /// modeling_phi3_v.py, Phi3ImageEmbedding.forward, `sub_glb`
     pub fn new(picture: usize, start: usize, tiles: &Tiles) -> Self {
-        let Tiles { rows, cols, .. } = *tiles;
-        let width = cols * LINE + 1;
+        let Tiles { rows, cols, line: len, .. } = *tiles;
+        let width = cols * len + 1;
         let line = |row: usize, col: usize, line: usize| {
-            let at = start + (row * LINE + line) * width + col * LINE;
-            at..at + LINE
+            let at = start + (row * len + line) * width + col * len;
+            at..at + len
         };
         let tile = |row, col| TilePositions {
             row: row + 1,
             col: col + 1,
-            lines: (0..LINE).map(|i| line(row, col, i)).collect(),
+            lines: (0..len).map(|i| line(row, col, i)).collect(),
         };
-        let separator = start + rows * LINE * width;
-        let whole = (0..LINE).map(|i| separator + 1 + i * (LINE + 1)).map(|at| at..at + LINE).collect();
+        let separator = start + rows * len * width;
+        let whole = (0..len).map(|i| separator + 1 + i * (len + 1)).map(|at| at..at + len).collect();
         Self {
             picture,
             all: start..start + tiles.image_tokens(),
@@ -101,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_position_of_a_picture_has_one_place() {
-        let tiles = Tiles { pixels: Vec::new(), rows: 2, cols: 3 };
+        let tiles = Tiles { pixels: Vec::new(), rows: 2, cols: 3, line: 12 };
         let found = PicturePositions::new(1, 7, &tiles);
         let mut positions: Vec<usize> =
             found.tiles.iter().flat_map(|tile| &tile.lines).chain(&found.whole).cloned().flatten().collect();

@@ -168,6 +168,14 @@ fn what_is_wrong_with_prompts_and_models_is_said() {
         std::fs::remove_file(folder.path().join(file)).unwrap();
         fails(1, &["generate", "-m", path(folder.path()), "-p", "Hi"], expected);
     }
+    for (tokens, expected) in
+        [(36, "num_img_tokens is 36, but the vision tower makes 144 of a tile"), (35, "which 35 vectors")]
+    {
+        let folder = copy_of("phi3v-tiny");
+        let file = folder.path().join("preprocessor_config.json");
+        std::fs::write(file, format!(r#"{{"num_img_tokens": {tokens}}}"#)).unwrap();
+        fails(1, &["generate", "-m", path(folder.path()), "-p", "Hi"], expected);
+    }
     let text_model = golden("text/phi3").display().to_string();
     let long = "word ".repeat(600);
     fails(1, &["generate", "-m", &text_model, "-p", &long], "more than the model's context of 512");

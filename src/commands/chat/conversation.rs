@@ -144,7 +144,11 @@ mod tests {
     use super::*;
 
     fn picture(source: &str) -> Picture {
-        Picture { source: source.into(), num_crops: None, tiles: Tiles { pixels: Vec::new(), rows: 1, cols: 1 } }
+        Picture {
+            source: source.into(),
+            num_crops: None,
+            tiles: Tiles { pixels: Vec::new(), rows: 1, cols: 1, line: 12 },
+        }
     }
 
     fn answer(text: &str) -> Answer {

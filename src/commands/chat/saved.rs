@@ -145,7 +145,7 @@ mod tests {
 
     fn picture(saved: SavedPicture) -> Result<Picture> {
         ensure!(saved.source != "gone", "gone is gone");
-        let tiles = Tiles { pixels: Vec::new(), rows: 1, cols: 1 };
+        let tiles = Tiles { pixels: Vec::new(), rows: 1, cols: 1, line: 12 };
         Ok(Picture { source: saved.source, num_crops: saved.num_crops, tiles })
     }
 
