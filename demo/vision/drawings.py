@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
+import icons
+
 # Where each style's drawings lie. The last is never trained on.
 STYLES = {
     "twemoji": "emoji-datasource-twitter-16.0.0/img/twitter/64",
@@ -17,6 +19,9 @@ STYLES = {
     "old twemoji": "emoji-datasource-twitter-3.0.0/img/twitter/64",
     "old noto": "emoji-datasource-google-3.0.0/img/google/64",
     "emojione": "emojione-2.2.7/assets/png_128x128",
+    "fxemoji": "iconify-json-fxemoji-1.2.2/drawn",
+    "streamline": "iconify-json-streamline-emojis-1.2.4/drawn",
+    "openmoji": "iconify-json-openmoji-1.2.29/drawn",
     "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
 }
 HELD_OUT_STYLE = "fluent 3d"
@@ -50,10 +55,10 @@ class Source:
 
     def drawings(self, name):
         """The files of a thing."""
-        label = objects()[name]
-        found = files(self, label)
-        if len(found) < len(self.styles()):
-            raise SystemExit(f"{label} has {len(found)} drawings, where {len(self.styles())} are expected")
+        found = files(self, name)
+        # Two styles have not drawn everything.
+        if len(found) < len(self.styles()) - 2 or not found:
+            raise SystemExit(f"{name} has {len(found)} drawings only")
         return found
 
 
@@ -72,11 +77,18 @@ def codes(packages):
     return {entry["label"]: entry["hexcode"].lower() for entry in data}
 
 
+def prepare(packages):
+    """Makes files of what is none yet."""
+    for style in STYLES.values():
+        if style.endswith("/drawn"):
+            icons.draw((packages / style).parent, objects(), codes(packages))
+
+
 @lru_cache(maxsize=None)
-def files(source, label):
-    code = codes(source.packages)[label]
+def files(source, name):
+    code = codes(source.packages)[objects()[name]]
     # Packages do not agree on the mark that asks for a picture in place of a letter.
-    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f"})
+    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f", name})
     folders = [source.packages / STYLES[style] for style in source.styles()]
     paths = [folder / (name + ending) for folder in folders for name in names for ending in (".png", ".webp")]
     return [path for path in paths if path.exists()]
@@ -114,10 +126,11 @@ def color_of(hue, saturation, value):
     return next(color for limit, color in limits if degrees < limit)
 
 
-def drawn(source, name, size, rng):
-    """A drawing of a thing, as large as `size`, changed at random unless it is held out; and its main color."""
+def drawn(source, name, size, rng, spread):
+    """A drawing of a thing, as large as `size`, changed at random, little if it is held out; and its main color."""
     path = rng.choice(source.drawings(name))
-    return changed(fitted(read(path), size), rng, source.held_out), main_color(path)
+    drawing = fitted(read(path), size)
+    return slightly(drawing, rng) if source.held_out else changed(drawing, rng, spread), main_color(path)
 
 
 def fitted(drawing, size):
@@ -125,25 +138,31 @@ def fitted(drawing, size):
     return drawing.resize([max(8, round(side * scale)) for side in drawing.size], Image.BICUBIC)
 
 
-def changed(drawing, rng, little):
+def slightly(drawing, rng):
+    return mirrored(drawing, rng).rotate(rng.uniform(-8, 8), Image.BICUBIC, expand=True)
+
+
+def mirrored(drawing, rng):
+    return drawing.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else drawing
+
+
+def changed(drawing, rng, spread):
+    """Mirrored, squeezed, turned, lit and colored another way: not at all where `spread` is 0, more with more of it."""
+    if rng.random() < spread:
+        drawing = mirrored(drawing, rng)
     width, height = drawing.size
-    if rng.random() < 0.5:
-        drawing = drawing.transpose(Image.FLIP_LEFT_RIGHT)
-    if little:
-        return drawing.rotate(rng.uniform(-8, 8), Image.BICUBIC, expand=True)
-    drawing = drawing.resize((round(width * rng.uniform(0.88, 1.0)), round(height * rng.uniform(0.88, 1.0))))
-    drawing = drawing.rotate(rng.gauss(0, 7), Image.BICUBIC, expand=True)
+    squeezed = lambda side: max(8, round(side * rng.uniform(1 - 0.12 * spread, 1)))
+    drawing = drawing.resize((squeezed(width), squeezed(height))).rotate(rng.gauss(0, 7 * spread), Image.BICUBIC, expand=True)
     alpha = drawing.getchannel("A")
-    rgb = drawing.convert("RGB")
-    hue, saturation, value = rgb.convert("HSV").split()
-    turn = round(rng.gauss(0, 6))
+    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
+    turn = round(rng.gauss(0, 6 * spread))
     hue = hue.point([(level + turn) % 256 for level in range(256)])
     rgb = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    for enhancer, spread in ((ImageEnhance.Color, 0.2), (ImageEnhance.Brightness, 0.12), (ImageEnhance.Contrast, 0.15)):
-        rgb = enhancer(rgb).enhance(max(0.1, rng.gauss(1, spread)))
-    if rng.random() < 0.4:
+    for enhancer, share in ((ImageEnhance.Color, 0.2), (ImageEnhance.Brightness, 0.12), (ImageEnhance.Contrast, 0.15)):
+        rgb = enhancer(rgb).enhance(max(0.1, rng.gauss(1, share * spread)))
+    if rng.random() < 0.4 * spread:
         rgb = shaded(rgb, rng)
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 * spread:
         rgb = rgb.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     rgb.putalpha(alpha)
     return rgb

@@ -13,9 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "--dtype", "bfloat16", "--optimizer", "muon",
-            "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "500", "--save-every", "200"]
+            "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "200", "--save-every", "200"]
 # What is learnt after what: the kind of rows, how many, how many at once, and the first and the last learning rate.
-STAGES = [("place_row", 3200, 4, 2e-3, 1e-3), ("name_row", 60000, 16, 2e-3, 1e-3), ("any_row", 80000, 16, 1.5e-3, 0)]
+STAGES = [("name_row", 32000, 32, 2e-3, 6e-4), ("place_row", 20000, 16, 1.5e-3, 8e-4), ("any_row", 80000, 32, 1.5e-3, 0)]
 VALID_ROWS = 160
 
 
@@ -51,12 +51,14 @@ def main():
 
 def make(out, share, phi3v):
     import card
+    import drawings
     import fetch
     import fresh
     import rows
 
     packages = out / "packages"
     fetch.fetch(packages)
+    drawings.prepare(packages)
     for kind, count, *_ in STAGES:
         if not (out / kind / "valid.jsonl").exists():
             rows.training(getattr(rows, kind), packages, out / kind, round(share * count), VALID_ROWS)

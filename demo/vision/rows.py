@@ -61,21 +61,21 @@ def save(images, folder, name):
     return paths
 
 
-def place_row(maker):
-    """Shapes of one color at two or four places: where to look for an answer is learnt from what is seen at once."""
-    return maker.colored()
-
-
 def name_row(maker):
-    """What things are and which color they have; nothing else yet."""
-    kinds = (maker.colored, maker.single, maker.many, maker.several)
-    scene = maker.rng.choices(kinds, (5, 25, 45, 25))[0]()
-    scene.questions = [question for question in scene.questions if question[0] in ("naming", "color", "listing")]
+    """What one thing is; nothing else yet."""
+    scene = maker.single()
+    scene.questions = scene.questions[:1]
     return scene
+
+
+def place_row(maker):
+    """What is where, and which color it has: shapes of one color tell soonest that the answer depends on the place."""
+    return maker.rng.choice((maker.many, maker.colored))()
 
 
 def any_row(maker):
     """Whatever can be asked about whatever scene."""
+    maker.spread **= 0.5
     return maker.scene()
 
 

@@ -183,7 +183,7 @@ pub struct Largest {
 }
 
 impl Largest {
-    /// What reading such a batch at once asks of a model.
+    /// What reading such a batch at once asks of a model, with 144 positions for a tile as in published checkpoints.
     pub fn demand(&self) -> Demand {
         Demand {
             prompt_tokens: self.positions,

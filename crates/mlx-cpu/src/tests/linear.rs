@@ -156,11 +156,15 @@ proptest::proptest! {
         let len = form.map_or(len, |(_, group_size)| (len / group_size + 1) * group_size);
         let (x, matrix) = (random(&[rows, len], dtype), random(&[outputs, len], dtype));
         let packed = form.map(|(bits, group)| Packed::quantize(&matrix, group, bits, Mode::Affine).unwrap());
-        let exact = exact(&x, &packed.as_ref().map_or(matrix.clone(), unpacked), None);
+        let unpacked = packed.as_ref().map_or(matrix.clone(), unpacked);
+        let sums = exact(&x, &unpacked, None);
+        // Few sums may happen to be next to nothing, and what rounding did to their terms is not next to nothing then.
+        let usual: f64 = exact(&x.square().unwrap(), &unpacked.square().unwrap(), None).iter().sum();
+        proptest::prop_assume!(sums.iter().map(|sum| sum * sum).sum::<f64>() > usual / 4.0);
         let weight = packed.as_ref().map_or(Weight::Dense(&matrix), Weight::Packed);
         for level in levels() {
             let y = linear_at(level, &x, weight, None).unwrap();
-            assert_near(&y, &exact, &(level, rows, len, outputs, dtype, form));
+            assert_near(&y, &sums, &(level, rows, len, outputs, dtype, form));
         }
     }
 }

@@ -1,0 +1,43 @@
+"""Drawings that a package keeps as SVG in one JSON file, as files of their own."""
+import json
+import re
+
+import resvg_py
+
+SIDE = 128
+# What a style calls what others call otherwise.
+OWN_NAMES = {"chick": "front facing chick", "pizza": "slice of pizza", "shirt": "mans shirt", "phone": "cellphone",
+             "scissors": "black scissors", "house": "house building"}
+
+
+def plain(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def find(folder, objects, codes):
+    """Of each thing that the style has, the icon."""
+    icons = json.loads((folder / "icons.json").read_text())["icons"]
+    if by_code := json.loads((folder / "chars.json").read_text()):
+        found = ((name, by_code.get(codes[label], by_code.get(codes[label].replace("-fe0f", "")))) for name, label in objects.items())
+    else:
+        known = {plain(icon): icon for icon in icons}
+        called = lambda name, label: (label, name, label + "face", name + "face", label + "1", name + "1", OWN_NAMES.get(name, ""))
+        found = ((name, next((known[plain(other)] for other in called(name, label) if plain(other) in known), None))
+                 for name, label in objects.items())
+    return {name: icons[icon] for name, icon in found if icon in icons}
+
+
+def draw(folder, objects, codes):
+    """Writes what `folder` has of the things as `drawn/NAME.png`, unless that is done."""
+    drawn = folder / "drawn"
+    if drawn.exists():
+        return
+    partial = folder / "partial"
+    partial.mkdir(exist_ok=True)
+    sides = json.loads((folder / "icons.json").read_text())
+    for name, icon in find(folder, objects, codes).items():
+        width, height = (icon.get(side, sides.get(side, 16)) for side in ("width", "height"))
+        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+               f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
+        (partial / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE)))
+    partial.rename(drawn)
