@@ -2,6 +2,8 @@
 import colorsys
 import json
 import math
+import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,9 +24,12 @@ STYLES = {
     "fxemoji": "iconify-json-fxemoji-1.2.2/drawn",
     "streamline": "iconify-json-streamline-emojis-1.2.4/drawn",
     "openmoji": "iconify-json-openmoji-1.2.29/drawn",
+    "stamps": "tuxpaint-stamps-default-2022.06.04-1/drawn",
     "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
 }
 HELD_OUT_STYLE = "fluent 3d"
+# Photos, for the most part, of a third of the things; for when drawings are known.
+PHOTOS = "stamps"
 FONTS = {
     "roboto": "fontsource-roboto-5.3.0/files/roboto-latin-{}-normal.woff",
     "oswald": "fontsource-oswald-5.3.0/files/oswald-latin-{}-normal.woff",
@@ -43,12 +48,13 @@ SHAPES = ["circle", "triangle", "rectangle"]
 
 @dataclass(frozen=True)
 class Source:
-    """The packages' folder, and which split to draw for."""
+    """The packages' folder, which split to draw for, and whether with photos."""
     packages: Path
     held_out: bool
+    photos: bool = False
 
     def styles(self):
-        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out]
+        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out and (self.photos or style != PHOTOS)]
 
     def fonts(self):
         return [font for font in FONTS if (font == HELD_OUT_FONT) == self.held_out]
@@ -56,8 +62,8 @@ class Source:
     def drawings(self, name):
         """The files of a thing."""
         found = files(self, name)
-        # Two styles have not drawn everything.
-        if len(found) < len(self.styles()) - 2 or not found:
+        # Some styles have not drawn everything.
+        if len(found) < len([style for style in self.styles() if not STYLES[style].endswith("/drawn")]) or not found:
             raise SystemExit(f"{name} has {len(found)} drawings only")
         return found
 
@@ -80,15 +86,33 @@ def codes(packages):
 def prepare(packages):
     """Makes files of what is none yet."""
     for style in STYLES.values():
-        if style.endswith("/drawn"):
-            icons.draw((packages / style).parent, objects(), codes(packages))
+        folder = packages / style
+        if folder.name == "drawn" and not folder.exists():
+            partial = folder.with_suffix(".partial")
+            partial.mkdir(exist_ok=True)
+            if (folder.parent / "icons.json").exists():
+                icons.draw(folder.parent, partial, objects(), codes(packages))
+            else:
+                stamps(folder.parent, partial)
+            partial.rename(folder)
+
+
+def stamps(package, into):
+    """The pictures whose caption is the name of a thing: "An elephant."."""
+    counted = Counter()
+    for caption in sorted(package.rglob("*.txt")):
+        text = caption.read_text(errors="replace").partition("\n")[0].strip().lower().rstrip(".!")
+        name = re.sub("^(an?|the) ", "", text)
+        if name in objects() and (picture := caption.with_suffix(".png")).exists():
+            counted[name] += 1
+            shutil.copy(picture, into / f"{name}{counted[name] if counted[name] > 1 else ''}.png")
 
 
 @lru_cache(maxsize=None)
 def files(source, name):
     code = codes(source.packages)[objects()[name]]
     # Packages do not agree on the mark that asks for a picture in place of a letter.
-    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f", name})
+    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f", *(f"{name}{at}" for at in ("", 2, 3))})
     folders = [source.packages / STYLES[style] for style in source.styles()]
     paths = [folder / (name + ending) for folder in folders for name in names for ending in (".png", ".webp")]
     return [path for path in paths if path.exists()]

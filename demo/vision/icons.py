@@ -27,17 +27,11 @@ def find(folder, objects, codes):
     return {name: icons[icon] for name, icon in found if icon in icons}
 
 
-def draw(folder, objects, codes):
-    """Writes what `folder` has of the things as `drawn/NAME.png`, unless that is done."""
-    drawn = folder / "drawn"
-    if drawn.exists():
-        return
-    partial = folder / "partial"
-    partial.mkdir(exist_ok=True)
+def draw(folder, into, objects, codes):
+    """Writes what `folder` has of the things as NAME.png."""
     sides = json.loads((folder / "icons.json").read_text())
     for name, icon in find(folder, objects, codes).items():
         width, height = (icon.get(side, sides.get(side, 16)) for side in ("width", "height"))
         svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
-        (partial / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE)))
-    partial.rename(drawn)
+        (into / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE)))

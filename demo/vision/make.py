@@ -15,7 +15,7 @@ ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "--dtype", "bfloat16", "--optimizer", "muon",
             "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "200", "--save-every", "200"]
 # What is learnt after what: the kind of rows, how many, how many at once, and the first and the last learning rate.
-STAGES = [("name_row", 32000, 32, 2e-3, 6e-4), ("place_row", 20000, 16, 1.5e-3, 8e-4), ("any_row", 80000, 32, 1.5e-3, 0)]
+STAGES = [("name_row", 32000, 32, 2e-3, 6e-4), ("place_row", 20000, 32, 1.5e-3, 1e-3), ("any_row", 80000, 32, 1.5e-3, 0)]
 VALID_ROWS = 160
 
 

@@ -112,7 +112,7 @@ def write(path, rows):
 def training(kind, packages, folder, count, held_back, seed=0):
     """So many rows of a kind, and a few of them that training is watched with."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    source = drawings.Source(packages, held_out=False)
+    source = drawings.Source(packages, held_out=False, photos=kind is any_row)
     jobs = [(kind, index, seed, source, folder) for index in range(count)]
     with Pool() as pool:
         rows = pool.map(training_row, jobs, chunksize=50)
