@@ -14,10 +14,9 @@ def plain(name):
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def find(folder, objects, codes):
-    """Of each thing that the style has, the icon."""
-    icons = json.loads((folder / "icons.json").read_text())["icons"]
-    if by_code := json.loads((folder / "chars.json").read_text()):
+def find(icons, by_code, objects, codes):
+    """Of each thing that the style has, the icon: by the emoji's code where the style tells it, else by what it is called."""
+    if by_code:
         found = ((name, by_code.get(codes[label], by_code.get(codes[label].replace("-fe0f", "")))) for name, label in objects.items())
     else:
         known = {plain(icon): icon for icon in icons}
@@ -29,9 +28,9 @@ def find(folder, objects, codes):
 
 def draw(folder, into, objects, codes):
     """Writes what `folder` has of the things as NAME.png."""
-    sides = json.loads((folder / "icons.json").read_text())
-    for name, icon in find(folder, objects, codes).items():
-        width, height = (icon.get(side, sides.get(side, 16)) for side in ("width", "height"))
+    style, by_code = (json.loads((folder / name).read_text()) for name in ("icons.json", "chars.json"))
+    for name, icon in find(style["icons"], by_code, objects, codes).items():
+        width, height = (icon.get(side, style.get(side, 16)) for side in ("width", "height"))
         svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
         (into / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE)))
