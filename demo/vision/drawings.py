@@ -24,12 +24,19 @@ STYLES = {
     "fxemoji": "iconify-json-fxemoji-1.2.2/drawn",
     "streamline": "iconify-json-streamline-emojis-1.2.4/drawn",
     "openmoji": "iconify-json-openmoji-1.2.29/drawn",
+    "emojione v1": "iconify-json-emojione-v1-1.2.3/drawn",
+    "emojione monotone": "iconify-json-emojione-monotone-1.2.1/drawn",
+    "game icons": "iconify-json-game-icons-1.2.4/drawn",
+    "icon park": "iconify-json-icon-park-1.2.4/drawn",
+    "material": "iconify-json-mdi-1.2.3/drawn",
     "stamps": "tuxpaint-stamps-default-2022.06.04-1/drawn",
     "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
 }
 HELD_OUT_STYLE = "fluent 3d"
 # Photos, for the most part, of a third of the things; for when drawings are known.
 PHOTOS = "stamps"
+# Whose licenses would be those of pictures made of them, too.
+SHARE_ALIKE = ("openmoji", "emojione v1", "stamps")
 FONTS = {
     "roboto": "fontsource-roboto-5.3.0/files/roboto-latin-{}-normal.woff",
     "oswald": "fontsource-oswald-5.3.0/files/oswald-latin-{}-normal.woff",
@@ -48,13 +55,13 @@ SHAPES = ["circle", "triangle", "rectangle"]
 
 @dataclass(frozen=True)
 class Source:
-    """The packages' folder, which split to draw for, and whether with photos."""
+    """The packages' folder, which split to draw for, and the styles that are left out."""
     packages: Path
     held_out: bool
-    photos: bool = False
+    without: tuple = (PHOTOS,)
 
     def styles(self):
-        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out and (self.photos or style != PHOTOS)]
+        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out and style not in self.without]
 
     def fonts(self):
         return [font for font in FONTS if (font == HELD_OUT_FONT) == self.held_out]
@@ -110,7 +117,7 @@ def stamps(package, into):
 
 @lru_cache(maxsize=None)
 def files(source, name):
-    code = codes(source.packages)[objects()[name]]
+    code = codes(source.packages)[objects().get(name, name)]
     # Packages do not agree on the mark that asks for a picture in place of a letter.
     names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f", *(f"{name}{at}" for at in ("", 2, 3))})
     folders = [source.packages / STYLES[style] for style in source.styles()]
@@ -126,13 +133,20 @@ def read(path):
 
 @lru_cache(maxsize=4096)
 def main_color(path):
-    """The color of most of a drawing; none where no color has most of it."""
+    """The color of most of a drawing; none where no color has most of it, or where people would not agree on its name."""
     drawing = read(path).resize((32, 32))
     rgba = np.asarray(drawing, np.float32) / 255
     pixels = rgba[rgba[..., 3] > 0.5][:, :3]
-    counted = Counter(color_of(*colorsys.rgb_to_hsv(*pixel)) for pixel in pixels)
+    counted = Counter(sure_color_of(*colorsys.rgb_to_hsv(*pixel)) for pixel in pixels)
     color, count = counted.most_common(1)[0]
     return color if count > 0.6 * len(pixels) else None
+
+
+def sure_color_of(hue, saturation, value):
+    """What a color is called, if one a little beside it is called the same."""
+    shifts = (0, 0), (0.02, 0), (-0.02, 0), (0, 0.05), (0, -0.05)
+    names = {color_of((hue + turn) % 1, saturation + shift, value + shift) for turn, shift in shifts}
+    return names.pop() if len(names) == 1 else None
 
 
 def color_of(hue, saturation, value):
@@ -153,8 +167,37 @@ def color_of(hue, saturation, value):
 def drawn(source, name, size, rng, spread):
     """A drawing of a thing, as large as `size`, changed at random, little if it is held out; and its main color."""
     path = rng.choice(source.drawings(name))
-    drawing = fitted(read(path), size)
-    return slightly(drawing, rng) if source.held_out else changed(drawing, rng, spread), main_color(path)
+    drawing, color = fitted(read(path), size), main_color(path)
+    if source.held_out:
+        return slightly(drawing, rng), color
+    if is_black(path):
+        color = rng.choice([other for other in COLORS if other != "white"])
+        drawing = inked(drawing, near(color, rng))
+    elif rng.random() < 0.2 * spread:
+        drawing, color = recolored(drawing, rng), None
+    return changed(drawing, rng, spread), color
+
+
+@lru_cache(maxsize=4096)
+def is_black(path):
+    """Whether it is drawn in nothing else, and so could have any color."""
+    return all(high == 0 for _, high in read(path).convert("RGB").getextrema())
+
+
+def inked(drawing, ink):
+    solid = Image.new("RGB", drawing.size, ink)
+    solid.putalpha(drawing.getchannel("A"))
+    return solid
+
+
+def recolored(drawing, rng):
+    """With all colors turned into others, or gray: it is known by its shape then."""
+    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
+    turn = rng.randrange(256)
+    hue, gray = hue.point([(level + turn) % 256 for level in range(256)]), rng.random() < 0.25
+    other = Image.merge("HSV", (hue, Image.new("L", drawing.size, 0) if gray else saturation, value)).convert("RGB")
+    other.putalpha(drawing.getchannel("A"))
+    return other
 
 
 def fitted(drawing, size):

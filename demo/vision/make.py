@@ -14,8 +14,14 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "--dtype", "bfloat16", "--optimizer", "muon",
             "--epochs", "1", "--steps-per-report", "25", "--steps-per-eval", "200", "--save-every", "200"]
-# What is learnt after what: the kind of rows, how many, how many at once, and the first and the last learning rate.
-STAGES = [("name_row", 32000, 32, 2e-3, 6e-4), ("place_row", 20000, 32, 1.5e-3, 1e-3), ("any_row", 80000, 32, 1.5e-3, 0)]
+# What is learnt after what: the kind of rows, how many, of how many tiles at most, how many at once, and the first and the
+# last learning rate.
+STAGES = [
+    ("place_row", 9600, 1, 16, 2e-3, 1e-3),
+    ("name_row", 96000, 1, 32, 2e-3, 6e-4),
+    ("thing_row", 24000, 4, 8, 8e-4, 4e-4),
+    ("any_row", 24000, 4, 16, 8e-4, 0),
+]
 VALID_ROWS = 160
 
 
@@ -40,6 +46,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "target/demo")
     parser.add_argument("--share", type=float, default=1.0, help="of the pictures to train with")
+    parser.add_argument("--ship", action="store_true", help="put the model, pictures for its tests and one for README into the checkout")
     parser.add_argument("--phi3v", type=Path, default=ROOT / "target/release/phi3v")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -47,6 +54,9 @@ def main():
     if not args.phi3v.exists():
         run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
     make(args.out.resolve(), args.share, args.phi3v.resolve())
+    if args.ship:
+        import ship
+        ship.ship(args.out.resolve())
 
 
 def make(out, share, phi3v):
@@ -78,12 +88,12 @@ def make(out, share, phi3v):
 
 def train(phi3v, out, before, after, stage):
     """Trains a model with a stage's rows, and makes a folder of it."""
-    kind, _, batch, first, last = stage
+    kind, _, num_crops, batch, first, last = stage
     run_folder = out / f"run-{kind}"
     if not (after / "config.json").exists():
         resume = ["--resume"] if (run_folder / "training.safetensors").exists() else ["--force"]
-        run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING, "--batch-size", batch,
-            "--learning-rate", first, "--min-learning-rate", last, *resume)
+        run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING, "--num-crops", num_crops,
+            "--batch-size", batch, "--learning-rate", first, "--min-learning-rate", last, *resume)
         dtype = ["--dtype", "bfloat16"] if after.name == "model" else []
         run(phi3v, "lora", "fuse", "--model", before, "--adapter", run_folder, "-o", after, *dtype)
     return after

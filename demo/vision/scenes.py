@@ -11,6 +11,8 @@ PLACES = {
     "row": ["left", "right"], "column": ["top", "bottom"],
     "grid": ["top left", "top right", "bottom left", "bottom right"],
 }
+# Each place becomes a tile of its own where pictures are cut into up to four.
+SIDES = {"row": (SIDE, SIDE // 2), "column": (SIDE // 2, SIDE), "grid": (SIDE, SIDE)}
 # The middle of each place, as shares of the canvas.
 MIDDLES = {
     "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74),
@@ -54,35 +56,35 @@ class Maker:
         self.names = list(drawings.objects())
         # What differs from picture to picture does so a little in some and much in others: what is learnt from easy
         # pictures helps with hard ones, of which alone next to nothing is learnt.
-        self.spread = 1.0 if source.held_out else rng.random()
+        self.spread = rng.random()
 
-    def canvas(self, color=None):
+    def canvas(self, color=None, kind="grid"):
         plain = color is None and self.rng.random() > self.spread
-        return drawings.background("white" if plain else color, SIDE, SIDE, self.rng)
+        return drawings.background("white" if plain else color, *SIDES[kind], self.rng)
 
     def drawn(self, name, size):
         return drawings.drawn(self.source, name, size, self.rng, self.spread)
 
-    def paste(self, canvas, drawing, x, y):
-        """Puts a drawing so that its middle is near a place, as far as the canvas reaches."""
-        left = min(max(0, round(x - drawing.width / 2)), max(0, canvas.width - drawing.width))
-        top = min(max(0, round(y - drawing.height / 2)), max(0, canvas.height - drawing.height))
+    def paste(self, canvas, drawing, x, y, off_x, off_y=None):
+        """Puts a drawing so that its middle is at most so far from a place, and it within the canvas; all are shares of it."""
+        def start(middle, off, side, length):
+            middle = side * (middle + self.spread * self.rng.uniform(-off, off))
+            return min(max(0, round(middle - length / 2)), max(0, side - length))
+
+        left = start(x, off_x, canvas.width, drawing.width)
+        top = start(y, off_x if off_y is None else off_y, canvas.height, drawing.height)
         canvas.paste(drawing, (left, top), drawing)
 
     def size(self, least, most):
         return round(most - self.spread * self.rng.uniform(0, most - least))
 
-    def near(self, share, most):
-        """A place near this one, in pixels; both are shares of the side."""
-        return SIDE * (share + self.spread * self.rng.uniform(-most, most))
-
-    def single(self):
+    def single(self, name=None):
         """One thing, large."""
-        rng, name = self.rng, self.rng.choice(self.names)
+        rng, name = self.rng, name or self.rng.choice(self.names)
         color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
         canvas = self.canvas(color)
         drawing, own = self.drawn(name, self.size(120, 320))
-        self.paste(canvas, drawing, self.near(0.5, 0.2), self.near(0.5, 0.2))
+        self.paste(canvas, drawing, 0.5, 0.5, 0.2)
         scene = Scene([canvas])
         scene.ask("naming", name, "What is this?", "What is in the picture?", "What do you see?")
         if color:
@@ -92,35 +94,19 @@ class Maker:
         self.exists(scene, [name])
         return scene
 
-    def arranged(self, places, draw):
-        """A canvas with something at each place: `draw` makes the drawing for a place, so large."""
-        canvas = self.canvas()
-        for place in places:
-            x, y = MIDDLES[place]
-            self.paste(canvas, draw(place, self.size(100, 155)), self.near(x, 0.05), self.near(y, 0.05))
-        return canvas
-
-    def many(self):
-        """Four things, and their colors."""
-        def draw(place, size):
-            drawing, colors[place] = self.drawn(names[place], size)
-            return drawing
-
-        places, colors = PLACES["grid"], {}
-        names = dict(zip(places, self.rng.sample(self.names, len(places))))
-        scene = Scene([self.arranged(places, draw)])
-        for place, name in names.items():
-            scene.ask("naming", name, f"What is {at(place)}?")
-            if colors[place]:
-                scene.ask("color", colors[place], f"What color is {at(place)}?")
-        return scene
-
     def colored(self):
-        """Shapes at two or four places, and their colors."""
-        rng = self.rng
-        places = PLACES[rng.choice(("row", "column", "grid"))]
-        colors = dict(zip(places, rng.sample([color for color in COLORS if color != "white"], len(places))))
-        scene = Scene([self.arranged(places, lambda place, size: drawings.shape(rng.choice(SHAPES), colors[place], size, rng))])
+        """Two or four colors, and where they are. Easy ones fill their halves or quarters, hard ones are shapes."""
+        rng, kind = self.rng, self.rng.choice(list(PLACES))
+        colors = dict(zip(PLACES[kind], rng.sample([color for color in COLORS if color != "white"], len(PLACES[kind]))))
+        canvas = self.canvas(kind=kind)
+        for place, color in colors.items():
+            side = round(SIDE / 2 * (1 - self.spread * rng.uniform(0, 0.4)))
+            if rng.random() < self.spread:
+                drawing = drawings.shape(rng.choice(SHAPES), color, side, rng)
+            else:
+                drawing = Image.new("RGBA", (side, side), drawings.near(color, rng) + (255,))
+            self.paste(canvas, drawing, *MIDDLES[place], 0.05)
+        scene = Scene([canvas])
         for place, color in colors.items():
             scene.ask("color", color, f"What color is {at(place)}?")
         return scene
@@ -143,7 +129,7 @@ class Maker:
         names = shapes + rng.sample(self.names, len(places) - len(shapes))
         rng.shuffle(names)
         color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
-        canvas, colors = self.canvas(color), {}
+        canvas, colors = self.canvas(color, kind), {}
         for name, place in zip(names, places):
             size = self.size(95, 155)
             if name in SHAPES:
@@ -151,8 +137,7 @@ class Maker:
                 drawing = drawings.shape(name, colors[name], size, rng)
             else:
                 drawing, colors[name] = self.drawn(name, size)
-            x, y = MIDDLES[place]
-            self.paste(canvas, drawing, self.near(x, 0.05), self.near(y, 0.05))
+            self.paste(canvas, drawing, *MIDDLES[place], 0.05)
         scene = Scene([canvas])
         where = dict(zip(names, places))
         self.places(scene, where)
@@ -195,7 +180,7 @@ class Maker:
             for _ in range(count):
                 x, y = cells.pop()
                 drawing = drawings.slightly(drawings.fitted(drawings.read(file), self.size(72, 104)), rng)
-                self.paste(canvas, drawing, self.near((x + 0.5) / 3, 0.03), self.near((y + 0.5) / 3, 0.03))
+                self.paste(canvas, drawing, (x + 0.5) / 3, (y + 0.5) / 3, 0.03)
         scene = Scene([canvas])
         for name, count in counts.items():
             if count:
@@ -214,17 +199,17 @@ class Maker:
         text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
         color, ink = rng.choice((("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"),
                                  ("white", "red"), ("white", "blue"), ("red", "white"), ("green", "white"), (None, "black")))
-        canvas = self.canvas(color)
+        name = rng.choice(self.names) if rng.random() < 0.5 else None
+        canvas = self.canvas(color, "grid" if name else "row")
         written = drawings.written(self.source, text, self.size(110, 300) if len(text) > 1 else 60,
                                    drawings.near(ink, rng), rng)
         scene = Scene([canvas])
-        if rng.random() < 0.5:
-            name = rng.choice(self.names)
-            self.paste(canvas, self.drawn(name, self.size(100, 160))[0], self.near(0.5, 0.2), SIDE * 0.72)
-            self.paste(canvas, written, self.near(0.5, 0.1), self.near(0.24, 0.04))
+        if name:
+            self.paste(canvas, self.drawn(name, self.size(100, 160))[0], 0.5, 0.72, 0.2, 0)
+            self.paste(canvas, written, 0.5, 0.24, 0.1, 0.04)
             scene.ask("naming", name, "What is below the text?", "Which thing do you see?")
         else:
-            self.paste(canvas, written, self.near(0.5, 0.2), self.near(0.5, 0.3))
+            self.paste(canvas, written, 0.5, 0.5, 0.2, 0.3)
         what = "number" if number else "word"
         scene.ask("reading", text, "What does it say?", f"Read the {what}.", f"What is the {what}?")
         scene.ask("reading", what, "Is this a word or a number?")
@@ -242,7 +227,7 @@ class Maker:
         canvases = []
         for name in (first, second):
             canvas = self.canvas()
-            self.paste(canvas, self.drawn(name, self.size(120, 320))[0], self.near(0.5, 0.15), self.near(0.5, 0.15))
+            self.paste(canvas, self.drawn(name, self.size(120, 320))[0], 0.5, 0.5, 0.15)
             canvases.append(canvas)
         scene = Scene(canvases)
         same = "yes" if first == second else "no"
