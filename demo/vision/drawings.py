@@ -50,6 +50,8 @@ COLORS = {
     "teal": (0, 128, 128), "blue": (30, 70, 220), "purple": (130, 40, 170), "pink": (250, 130, 190),
     "brown": (125, 75, 30), "black": (15, 15, 15), "gray": (128, 128, 128), "white": (250, 250, 250),
 }
+# What is seen on white.
+INKS = [color for color in COLORS if color != "white"]
 SHAPES = ["circle", "triangle", "rectangle"]
 
 
@@ -171,7 +173,7 @@ def drawn(source, name, size, rng, spread):
     if source.held_out:
         return slightly(drawing, rng), color
     if is_black(path):
-        color = rng.choice([other for other in COLORS if other != "white"])
+        color = rng.choice(INKS)
         drawing = inked(drawing, near(color, rng))
     elif rng.random() < 0.2 * spread:
         drawing, color = recolored(drawing, rng), None
@@ -192,12 +194,16 @@ def inked(drawing, ink):
 
 def recolored(drawing, rng):
     """With all colors turned into others, or gray: it is known by its shape then."""
-    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
-    turn = rng.randrange(256)
-    hue, gray = hue.point([(level + turn) % 256 for level in range(256)]), rng.random() < 0.25
-    other = Image.merge("HSV", (hue, Image.new("L", drawing.size, 0) if gray else saturation, value)).convert("RGB")
+    other = turned(drawing, rng.randrange(256), gray=rng.random() < 0.25)
     other.putalpha(drawing.getchannel("A"))
     return other
+
+
+def turned(drawing, turn, gray=False):
+    """Without its alpha, and with each hue so many of 256 steps further, or none."""
+    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
+    hue = hue.point([(level + turn) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, Image.new("L", drawing.size, 0) if gray else saturation, value)).convert("RGB")
 
 
 def fitted(drawing, size):
@@ -221,10 +227,7 @@ def changed(drawing, rng, spread):
     squeezed = lambda side: max(8, round(side * rng.uniform(1 - 0.12 * spread, 1)))
     drawing = drawing.resize((squeezed(width), squeezed(height))).rotate(rng.gauss(0, 7 * spread), Image.BICUBIC, expand=True)
     alpha = drawing.getchannel("A")
-    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
-    turn = round(rng.gauss(0, 6 * spread))
-    hue = hue.point([(level + turn) % 256 for level in range(256)])
-    rgb = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    rgb = turned(drawing, round(rng.gauss(0, 6 * spread)))
     for enhancer, share in ((ImageEnhance.Color, 0.2), (ImageEnhance.Brightness, 0.12), (ImageEnhance.Contrast, 0.15)):
         rgb = enhancer(rgb).enhance(max(0.1, rng.gauss(1, share * spread)))
     if rng.random() < 0.4 * spread:

@@ -14,6 +14,8 @@ import scenes
 
 SHORTER = (re.compile(r"What is ((?:at|on) the .*)"), re.compile(r"Where is (the .*)"))
 QUALITY = 90
+# The power of the spread of the last stage's pictures and of held-out ones: more of them are hard than easy.
+HARDER = 0.5
 HAMLET = Path(__file__).parent.parent / "hamlet.txt"
 
 
@@ -92,7 +94,7 @@ def thing_row(maker):
 
 def any_row(maker):
     """Whatever can be asked about whatever scene, some questions of it."""
-    maker.spread **= 0.5
+    maker.spread **= HARDER
     scene = maker.scene()
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 8), len(scene.questions)))
     return scene
@@ -168,7 +170,7 @@ def testing_row(job):
     skill, index, seed, source, folder = job
     rng = random.Random(f"{seed} {skill} {index}")
     maker = scenes.Maker(source, words(source.held_out), rng)
-    maker.spread **= 0.5
+    maker.spread **= HARDER
     while True:
         scene = getattr(maker, rng.choice(ASKED[skill][1]))()
         for _ in range(20):

@@ -97,7 +97,7 @@ class Maker:
     def colored(self):
         """Two or four colors, and where they are. Easy ones fill their halves or quarters, hard ones are shapes."""
         rng, kind = self.rng, self.rng.choice(list(PLACES))
-        colors = dict(zip(PLACES[kind], rng.sample([color for color in COLORS if color != "white"], len(PLACES[kind]))))
+        colors = dict(zip(PLACES[kind], rng.sample(drawings.INKS, len(PLACES[kind]))))
         canvas = self.canvas(kind=kind)
         for place, color in colors.items():
             side = round(SIDE / 2 * (1 - self.spread * rng.uniform(0, 0.4)))

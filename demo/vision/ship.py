@@ -49,12 +49,15 @@ def sample(held_out, into):
 
 def picture(packages):
     """A scene for README, in the held-out style."""
-    source, canvas, rng = drawings.Source(packages, held_out=True), Image.new("RGB", (scenes.SIDE,) * 2, "white"), random.Random(1)
+    source, canvas = drawings.Source(packages, held_out=True), Image.new("RGB", scenes.SIDES["grid"], "white")
+    maker = scenes.Maker(source, None, random.Random(0))
+    maker.spread = 0
     for place, name in SHOWN.items():
-        circle = name == "circle"
-        drawing = drawings.shape(name, "red", 120, rng) if circle else drawings.fitted(drawings.read(source.drawings(name)[0]), 135)
-        x, y = scenes.MIDDLES[place]
-        canvas.paste(drawing, (round(x * canvas.width - drawing.width / 2), round(y * canvas.height - drawing.height / 2)), drawing)
+        if name in drawings.SHAPES:
+            drawing = drawings.shape(name, "red", 120, random.Random(1))
+        else:
+            drawing = drawings.fitted(drawings.read(source.drawings(name)[0]), 135)
+        maker.paste(canvas, drawing, *scenes.MIDDLES[place], 0)
     return canvas
 
 
