@@ -19,7 +19,7 @@ MEASURED = {
 SKILLS = {
     "naming": "which of {} things it is, alone or at a place of a scene",
     "color": "of 12, of a shape, a text or the background",
-    "counting": "1 to 4 of a thing among others, or of all",
+    "counting": "1 to 4 of a thing or of all; or of which of two there are more",
     "position": "left, right, above, below; or the place in the picture",
     "presence": "whether a thing is there",
     "reading": "words and numbers that were not among the training's, in a font that was not; or which of both it is",

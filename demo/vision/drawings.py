@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 import icons
 
-# Where each style's drawings lie. The last is never trained on.
+# Where each style's drawings lie.
 STYLES = {
     "twemoji": "emoji-datasource-twitter-16.0.0/img/twitter/64",
     "noto": "emoji-datasource-google-16.0.0/img/google/64",
@@ -25,14 +25,11 @@ STYLES = {
     "streamline": "iconify-json-streamline-emojis-1.2.4/drawn",
     "openmoji": "iconify-json-openmoji-1.2.29/drawn",
     "emojione v1": "iconify-json-emojione-v1-1.2.3/drawn",
-    "emojione monotone": "iconify-json-emojione-monotone-1.2.1/drawn",
-    "game icons": "iconify-json-game-icons-1.2.4/drawn",
-    "icon park": "iconify-json-icon-park-1.2.4/drawn",
-    "material": "iconify-json-mdi-1.2.3/drawn",
     "stamps": "tuxpaint-stamps-default-2022.06.04-1/drawn",
     "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
 }
-HELD_OUT_STYLE = "fluent 3d"
+# Never trained on.
+HELD_OUT_STYLES = ("twemoji", "old twemoji")
 # Photos, for the most part, of a third of the things; for when drawings are known.
 PHOTOS = "stamps"
 # Whose licenses would be those of pictures made of them, too.
@@ -63,7 +60,7 @@ class Source:
     without: tuple = (PHOTOS,)
 
     def styles(self):
-        return [style for style in STYLES if (style == HELD_OUT_STYLE) == self.held_out and style not in self.without]
+        return [style for style in STYLES if (style in HELD_OUT_STYLES) == self.held_out and style not in self.without]
 
     def fonts(self):
         return [font for font in FONTS if (font == HELD_OUT_FONT) == self.held_out]
@@ -172,24 +169,16 @@ def drawn(source, name, size, rng, spread):
     drawing, color = fitted(read(path), size), main_color(path)
     if source.held_out:
         return slightly(drawing, rng), color
-    if is_black(path):
-        color = rng.choice(INKS)
-        drawing = inked(drawing, near(color, rng))
-    elif rng.random() < 0.2 * spread:
+    if rng.random() < 0.5 * spread:
+        drawing, color = blended(drawing, read(rng.choice(source.drawings(name))), rng), None
+    if rng.random() < 0.2 * spread:
         drawing, color = recolored(drawing, rng), None
     return changed(drawing, rng, spread), color
 
 
-@lru_cache(maxsize=4096)
-def is_black(path):
-    """Whether it is drawn in nothing else, and so could have any color."""
-    return all(high == 0 for _, high in read(path).convert("RGB").getextrema())
-
-
-def inked(drawing, ink):
-    solid = Image.new("RGB", drawing.size, ink)
-    solid.putalpha(drawing.getchannel("A"))
-    return solid
+def blended(drawing, other, rng):
+    """Something between two drawings of a thing, as if in one more style."""
+    return Image.blend(drawing, other.resize(drawing.size, Image.BICUBIC), rng.uniform(0.2, 0.8))
 
 
 def recolored(drawing, rng):

@@ -161,7 +161,7 @@ def positions(width):
     return table
 
 
-def write(folder, texts, vocab_size=1024, num_crops=4):
+def write(folder, texts, vocab_size=1024, num_crops=2):
     folder.mkdir(parents=True, exist_ok=True)
     made = tokenizer(texts, vocab_size)
     vocab_size = -(-made.get_vocab_size() // 64) * 64

@@ -7,19 +7,9 @@ import resvg_py
 SIDE = 128
 # What a style calls what others call otherwise.
 OWN_NAMES = {
-    "chick": ["front facing chick"], "pizza": ["slice of pizza", "full pizza", "pizza slice"], "shirt": ["mans shirt"],
-    "phone": ["cellphone", "smartphone"], "scissors": ["black scissors"], "frog": ["frog face"],
-    "panda": ["panda face"], "lion": ["lion face"], "unicorn": ["unicorn face"], "robot": ["robot face", "robot antennas"],
-    "laptop": ["laptop computer"], "umbrella": ["umbrella with rain drops"], "dog": ["sitting dog"], "shark": ["sharking"],
-    "lollipop": ["spiral lollipop"], "beer": ["beer stein"], "bicycle": ["dutch bike", "bike"], "basketball": ["basketball ball"],
-    "bell": ["ringing bell"], "camera": ["photo camera"], "candle": ["candle flame"], "book": ["black book"],
-    "grapes": ["fruit grapes"], "watermelon": ["fruit watermelon"], "pineapple": ["fruit pineapple"],
-    "croissant": ["food croissant"], "guitar": ["guitar acoustic"], "envelope": ["email"], "house": ["house building", "home"],
-    "hourglass": ["timer sand"], "donut": ["doughnut"], "airplane": ["commercial airplane"], "car": ["city car"],
+    "chick": "front facing chick", "pizza": "slice of pizza", "shirt": "mans shirt", "phone": "cellphone", "scissors": "black scissors",
+    "house": "house building", "umbrella": "umbrella with rain drops", "laptop": "laptop computer",
 }
-# What a style means by it is something else.
-OTHERS = {"game-icons": ["pig", "butterfly", "clover", "phone", "target", "spider"], "mdi": ["phone"],
-          "icon-park": ["anchor", "ring", "trumpet", "heart"]}
 
 
 def plain(name):
@@ -32,7 +22,7 @@ def find(icons, by_code, objects, codes):
     found = {}
     for name, label in objects.items():
         code = codes[label]
-        called = (label, name, label + "face", name + "face", label + "1", name + "1", *OWN_NAMES.get(name, []))
+        called = (label, name, label + "face", name + "face", label + "1", name + "1", OWN_NAMES.get(name, name))
         named = (known[plain(other)] for other in called if plain(other) in known)
         icon = by_code.get(code) or by_code.get(code.replace("-fe0f", "")) or next(named, None)
         if icon:
@@ -43,8 +33,7 @@ def find(icons, by_code, objects, codes):
 def draw(folder, into, objects, codes):
     """Writes what `folder` has of the things as NAME.png."""
     style, by_code = (json.loads((folder / name).read_text()) for name in ("icons.json", "chars.json"))
-    known = {name: label for name, label in objects.items() if name not in OTHERS.get(style["prefix"], [])}
-    for name, icon in find(style["icons"], by_code, known, codes).items():
+    for name, icon in find(style["icons"], by_code, objects, codes).items():
         width, height = (icon.get(side, style.get(side, 16)) for side in ("width", "height"))
         svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')

@@ -18,9 +18,8 @@ TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "
 # last learning rate.
 STAGES = [
     ("place_row", 9600, 1, 16, 2e-3, 1e-3),
-    ("name_row", 96000, 1, 32, 2e-3, 6e-4),
-    ("thing_row", 24000, 4, 8, 8e-4, 4e-4),
-    ("any_row", 24000, 4, 16, 8e-4, 0),
+    ("name_row", 48000, 2, 24, 2e-3, 6e-4),
+    ("any_row", 72000, 2, 24, 1.2e-3, 0),
 ]
 VALID_ROWS = 160
 

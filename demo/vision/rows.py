@@ -14,8 +14,6 @@ import scenes
 
 SHORTER = (re.compile(r"What is ((?:at|on) the .*)"), re.compile(r"Where is (the .*)"))
 QUALITY = 90
-# The power of the spread of the last stage's pictures and of held-out ones: more of them are hard than easy.
-HARDER = 0.5
 HAMLET = Path(__file__).parent.parent / "hamlet.txt"
 
 
@@ -72,31 +70,23 @@ def place_row(maker):
 
 
 def name_row(maker):
-    """What one thing is; and now and then what was learnt before."""
-    if maker.rng.random() < 0.15:
+    """What one thing is, or each of two; and now and then what was learnt before."""
+    draw = maker.rng.random()
+    if draw < 0.08:
         return place_row(maker)
-    scene = maker.single()
-    scene.questions = scene.questions[:1]
-    return scene
-
-
-def thing_row(maker):
-    """Which thing is at which place, and which color it has; now and then there is but one. In pictures of four tiles a thing
-    is as large in its tile as one that is alone in a picture of one tile, and what was learnt of those holds for it."""
-    maker.spread *= 0.6
-    if maker.rng.random() < 0.1:
-        return name_row(maker)
-    scene = maker.several()
-    plain = "What is at", "What is on", "What color", "Where is"
-    scene.questions = [question for question in scene.questions if question[1][0].startswith(plain)]
-    return scene
+    if draw < 0.5:
+        scene = maker.single()
+        scene.questions = scene.questions[:1]
+        return scene
+    return maker.named(maker.rng.choice(("row", "column")))
 
 
 def any_row(maker):
-    """Whatever can be asked about whatever scene, some questions of it."""
-    maker.spread **= HARDER
+    """Whatever can be asked about whatever scene, some questions of it; and as before, what things are."""
+    if maker.rng.random() < 0.4:
+        return name_row(maker)
     scene = maker.scene()
-    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 8), len(scene.questions)))
+    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 6), len(scene.questions)))
     return scene
 
 
@@ -170,7 +160,6 @@ def testing_row(job):
     skill, index, seed, source, folder = job
     rng = random.Random(f"{seed} {skill} {index}")
     maker = scenes.Maker(source, words(source.held_out), rng)
-    maker.spread **= HARDER
     while True:
         scene = getattr(maker, rng.choice(ASKED[skill][1]))()
         for _ in range(20):

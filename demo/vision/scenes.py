@@ -11,7 +11,7 @@ PLACES = {
     "row": ["left", "right"], "column": ["top", "bottom"],
     "grid": ["top left", "top right", "bottom left", "bottom right"],
 }
-# Each place becomes a tile of its own where pictures are cut into up to four.
+# Cut into up to two tiles, each place of two becomes one, and four places are one together.
 SIDES = {"row": (SIDE, SIDE // 2), "column": (SIDE // 2, SIDE), "grid": (SIDE, SIDE)}
 # The middle of each place, as shares of the canvas.
 MIDDLES = {
@@ -56,7 +56,7 @@ class Maker:
         self.names = list(drawings.objects())
         # What differs from picture to picture does so a little in some and much in others: what is learnt from easy
         # pictures helps with hard ones, of which alone next to nothing is learnt.
-        self.spread = rng.random()
+        self.spread = rng.uniform(0, 0.6 if source.held_out else 1)
 
     def canvas(self, color=None, kind="grid"):
         plain = color is None and self.rng.random() > self.spread
@@ -111,6 +111,17 @@ class Maker:
             scene.ask("color", color, f"What color is {at(place)}?")
         return scene
 
+    def named(self, kind):
+        """A drawing at each place of a kind, all asked about."""
+        names = dict(zip(PLACES[kind], self.rng.sample(self.names, len(PLACES[kind]))))
+        canvas = self.canvas(kind=kind)
+        for place, name in names.items():
+            self.paste(canvas, self.drawn(name, self.size(95, 155))[0], *MIDDLES[place], 0.05)
+        scene = Scene([canvas])
+        for place, name in names.items():
+            scene.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
+        return scene
+
     def exists(self, scene, names):
         rng = self.rng
         texts = "Is there {}?", "Do you see {}?", "Does the picture show {}?"
@@ -119,13 +130,13 @@ class Maker:
             scene.ask("presence", answer, *(text.format(a(name)) for text in texts))
 
     def several(self):
-        """Two to four things at different places: drawings, or shapes of one colour."""
+        """Two things that have a tile each, drawings or shapes of one color; or two or three shapes at four places."""
         rng = self.rng
-        kind = rng.choice(["row", "column", "grid", "grid"])
+        kind = rng.choice(["row", "column", "row", "column", "grid"])
         places = list(PLACES[kind])
         if kind == "grid":
-            places = rng.sample(places, rng.choice((2, 3, 4, 4)))
-        shapes = rng.sample(SHAPES, rng.choice((0, 0, 1, 1, 2)))[:len(places)]
+            places = rng.sample(places, rng.choice((2, 3)))
+        shapes = rng.sample(SHAPES, len(places) if kind == "grid" else rng.choice((0, 0, 0, 1, 2)))
         names = shapes + rng.sample(self.names, len(places) - len(shapes))
         rng.shuffle(names)
         color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
@@ -169,50 +180,54 @@ class Maker:
                     scene.ask("naming", first, f"What is {side} the {second}?")
 
     def count(self):
-        """One to four of a thing, and some of another."""
+        """One to four of a thing; or that many shapes, of which there may be two."""
         rng = self.rng
-        first, second = rng.sample(self.names, 2)
-        counts = {first: rng.randint(1, 4), second: rng.randint(0, 4)}
-        cells = rng.sample([(x, y) for x in range(3) for y in range(3)], sum(counts.values()))
+        many = rng.randint(1, 4)
+        if rng.random() < 0.5:
+            counts = {rng.choice(self.names): many}
+        else:
+            first, second = rng.sample(SHAPES, 2)
+            counts = {first: many, second: rng.randint(0, 4 - many)}
+        places = rng.sample(PLACES["grid"], sum(counts.values()))
         canvas = self.canvas()
         for name, count in counts.items():
-            file = rng.choice(self.source.drawings(name))
+            color = rng.choice(drawings.INKS)
+            file = name not in SHAPES and rng.choice(self.source.drawings(name))
             for _ in range(count):
-                x, y = cells.pop()
-                drawing = drawings.slightly(drawings.fitted(drawings.read(file), self.size(72, 104)), rng)
-                self.paste(canvas, drawing, (x + 0.5) / 3, (y + 0.5) / 3, 0.03)
+                size = self.size(95, 155)
+                drawing = drawings.slightly(drawings.fitted(drawings.read(file), size), rng) if file else drawings.shape(name, color, size, rng)
+                self.paste(canvas, drawing, *MIDDLES[places.pop()], 0.05)
         scene = Scene([canvas])
         for name, count in counts.items():
             if count:
                 scene.ask("counting", count, f"How many {plural(name)} are there?", f"Count the {plural(name)}.")
-        if counts[second] == 0:
-            scene.ask("naming", first, "What are these?" if counts[first] > 1 else "What is this?")
-        elif counts[first] != counts[second]:
-            more = max(counts, key=counts.get)
-            scene.ask("counting", plural(more), f"Are there more {plural(first)} or {plural(second)}?")
+        scene.ask("counting", sum(counts.values()), "How many things are there?", "How many things do you see?")
+        if len(set(counts.values())) > 1:
+            scene.ask("counting", plural(max(counts, key=counts.get)), f"Are there more {' or '.join(map(plural, counts))}?")
         return scene
 
     def text(self):
-        """A word or a number, sometimes with a thing below."""
+        """A word or a number, sometimes with a thing beside or below it."""
         rng = self.rng
         number = rng.random() < 0.45
         text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
         color, ink = rng.choice((("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"),
                                  ("white", "red"), ("white", "blue"), ("red", "white"), ("green", "white"), (None, "black")))
-        name = rng.choice(self.names) if rng.random() < 0.5 else None
-        canvas = self.canvas(color, "grid" if name else "row")
-        written = drawings.written(self.source, text, self.size(110, 300) if len(text) > 1 else 60,
+        kind = rng.choice(("row", "column"))
+        here, there = rng.sample(PLACES[kind], 2)
+        canvas = self.canvas(color, kind)
+        written = drawings.written(self.source, text, self.size(110, 150) if len(text) > 1 else 60,
                                    drawings.near(ink, rng), rng)
+        self.paste(canvas, written, *MIDDLES[here], 0.05)
         scene = Scene([canvas])
-        if name:
-            self.paste(canvas, self.drawn(name, self.size(100, 160))[0], 0.5, 0.72, 0.2, 0)
-            self.paste(canvas, written, 0.5, 0.24, 0.1, 0.04)
-            scene.ask("naming", name, "What is below the text?", "Which thing do you see?")
-        else:
-            self.paste(canvas, written, 0.5, 0.5, 0.2, 0.3)
+        if rng.random() < 0.5:
+            name = rng.choice(self.names)
+            self.paste(canvas, self.drawn(name, self.size(95, 155))[0], *MIDDLES[there], 0.05)
+            scene.ask("naming", name, f"What is {at(there)}?", "Which thing do you see?")
         what = "number" if number else "word"
         scene.ask("reading", text, "What does it say?", f"Read the {what}.", f"What is the {what}?")
         scene.ask("reading", what, "Is this a word or a number?")
+        scene.ask("position", here, "Where is the text?")
         if color:
             scene.ask("color", color, "What color is the background?")
         scene.ask("color", ink, "What color is the text?")
@@ -240,5 +255,5 @@ class Maker:
         return scene
 
     def scene(self):
-        kinds = [(self.single, 26), (self.several, 42), (self.count, 16), (self.text, 11), (self.pair, 5)]
+        kinds = [(self.single, 18), (self.several, 38), (self.count, 18), (self.text, 16), (self.pair, 10)]
         return self.rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()
