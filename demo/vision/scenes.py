@@ -47,6 +47,9 @@ class Scene:
     def ask(self, skill, answer, *texts):
         self.questions.append((skill, texts, str(answer)))
 
+    def ask_what(self, name, place):
+        self.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
+
 
 class Maker:
     """Makes scenes from a source of drawings and a source of random numbers."""
@@ -65,14 +68,14 @@ class Maker:
     def drawn(self, name, size):
         return drawings.drawn(self.source, name, size, self.rng, self.spread)
 
-    def paste(self, canvas, drawing, x, y, off_x, off_y=None):
+    def paste(self, canvas, drawing, x, y, off):
         """Puts a drawing so that its middle is at most so far from a place, and it within the canvas; all are shares of it."""
-        def start(middle, off, side, length):
+        def start(middle, side, length):
             middle = side * (middle + self.spread * self.rng.uniform(-off, off))
             return min(max(0, round(middle - length / 2)), max(0, side - length))
 
-        left = start(x, off_x, canvas.width, drawing.width)
-        top = start(y, off_x if off_y is None else off_y, canvas.height, drawing.height)
+        left = start(x, canvas.width, drawing.width)
+        top = start(y, canvas.height, drawing.height)
         canvas.paste(drawing, (left, top), drawing)
 
     def size(self, least, most):
@@ -119,7 +122,7 @@ class Maker:
             self.paste(canvas, self.drawn(name, self.size(95, 155))[0], *MIDDLES[place], 0.05)
         scene = Scene([canvas])
         for place, name in names.items():
-            scene.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
+            scene.ask_what(name, place)
         return scene
 
     def exists(self, scene, names):
@@ -164,7 +167,7 @@ class Maker:
     def places(self, scene, where):
         """Questions about who stands where."""
         for name, place in where.items():
-            scene.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
+            scene.ask_what(name, place)
             scene.ask("position", place, f"Where is the {name}?", f"At which place is the {name}?")
         for first, here in where.items():
             for second, there in where.items():
@@ -207,7 +210,7 @@ class Maker:
         return scene
 
     def text(self):
-        """A word or a number, sometimes with a thing beside or below it."""
+        """A word or a number, sometimes with a thing at the other place."""
         rng = self.rng
         number = rng.random() < 0.45
         text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
