@@ -27,6 +27,7 @@ STYLES = {
     "emojione v1": "iconify-json-emojione-v1-1.2.3/drawn",
     "stamps": "tuxpaint-stamps-default-2022.06.04-1/drawn",
     "fluent 3d": "lobehub-fluent-emoji-3d-1.1.0/assets",
+    "fluent flat": "lobehub-fluent-emoji-flat-1.1.0/drawn",
 }
 # Never trained on.
 HELD_OUT_STYLES = ("twemoji", "old twemoji")
@@ -96,10 +97,10 @@ def prepare(packages):
         if folder.name == "drawn" and not folder.exists():
             partial = folder.with_suffix(".partial")
             partial.mkdir(exist_ok=True)
-            if (folder.parent / "icons.json").exists():
-                icons.draw(folder.parent, partial, objects(), codes(packages))
-            else:
+            if style is STYLES[PHOTOS]:
                 stamps(folder.parent, partial)
+            else:
+                icons.draw(folder.parent, partial, objects(), codes(packages))
             partial.rename(folder)
 
 

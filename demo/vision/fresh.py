@@ -5,13 +5,13 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import tower
+from tower import GRID, VISION
+
 SPECIAL = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>"]
 TEMPLATE = ("{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
-SIDE, PATCH = 336, 28
-GRID = SIDE // PATCH
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_hidden_layers": 4}
-TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 4}
+TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 3}
 
 
 def tokenizer(texts, vocab_size):
@@ -44,7 +44,7 @@ def config(vocab_size):
                        "use_hd_transform": True, "with_learnable_separator": True},
         "img_processor": {"name": "clip_vision_model", "model_name": "openai/clip-vit-large-patch14-336", "layer_idx": -1,
                           "image_dim_out": VISION["hidden_size"], "num_img_tokens": (GRID // 2) ** 2,
-                          "vision_config": {**VISION, "image_size": SIDE, "patch_size": PATCH, "num_channels": 3,
+                          "vision_config": {**VISION, "image_size": tower.SIDE, "patch_size": tower.PATCH, "num_channels": 3,
                                             "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05}},
     }
 
@@ -66,29 +66,22 @@ def weights(vocab_size, seed=0):
             arrays[f"{name}.bias"] = np.zeros(size, np.float32)
 
     width, inner, layers = VISION["hidden_size"], VISION["intermediate_size"], VISION["num_hidden_layers"]
-    tower = "model.vision_embed_tokens.img_processor.vision_model"
-    normal(f"{tower}.embeddings.class_embedding", width)
-    arrays[f"{tower}.embeddings.patch_embedding.weight"] = waves_of_patches(width)
-    arrays[f"{tower}.embeddings.position_embedding.weight"] = positions(width)
-    norm(f"{tower}.pre_layrnorm", width, True)
-    norm(f"{tower}.post_layernorm", width, True)
+    prefix = "model.vision_embed_tokens.img_processor.vision_model"
+    normal(f"{prefix}.embeddings.class_embedding", width)
+    arrays[f"{prefix}.embeddings.patch_embedding.weight"] = tower.waves_of_patches()
+    arrays[f"{prefix}.embeddings.position_embedding.weight"] = tower.positions()
+    norm(f"{prefix}.pre_layrnorm", width, True)
+    norm(f"{prefix}.post_layernorm", width, True)
     for at in range(layers):
-        layer = f"{tower}.encoder.layers.{at}"
+        layer = f"{prefix}.encoder.layers.{at}"
         for name in ("layer_norm1", "layer_norm2"):
             norm(f"{layer}.{name}", width, True)
-            # Places are strong, so that no contents hide them; contents are made as strong here.
-            arrays[f"{layer}.{name}.weight"][PLACE:] = 3
         for name in ("q_proj", "k_proj", "v_proj"):
             linear(f"{layer}.self_attn.{name}", width, width)
-        if at < len(NEIGHBOURS):
-            queries, keys = looking(NEIGHBOURS[at], width)
-        else:
-            # What is alike attends to each other (Trockman and Kolter 2023).
-            queries = keys = np.linalg.qr(rng.normal(size=(width, width)))[0].astype(np.float32)
-        arrays[f"{layer}.self_attn.q_proj.weight"], arrays[f"{layer}.self_attn.k_proj.weight"] = queries, keys
         linear(f"{layer}.self_attn.out_proj", width, width, scale=(2 * layers) ** -0.5)
         linear(f"{layer}.mlp.fc1", inner, width)
         linear(f"{layer}.mlp.fc2", width, inner, scale=(2 * layers) ** -0.5)
+        tower.begin(arrays, layer, at)
 
     hidden, inner, layers = TEXT["hidden_size"], TEXT["intermediate_size"], TEXT["num_hidden_layers"]
     vision = "model.vision_embed_tokens"
@@ -108,57 +101,6 @@ def weights(vocab_size, seed=0):
     norm("model.norm", hidden)
     linear("lm_head", vocab_size, hidden, False)
     return arrays
-
-
-# Where the heads of the first layers look at first, in patches: a tower that begins like a convolution needs far fewer
-# pictures (Zheng et al. 2024, Structured Initialization for Vision Transformers).
-NEIGHBOURS = [[(1, 0), (-1, 0), (0, 1), (0, -1)], [(1, 1), (-1, -1), (1, -1), (-1, 1)], [(2, 0), (-2, 0), (0, 2), (0, -2)]]
-# Of places along an axis, in radians per patch.
-FREQUENCIES = np.pi * (2 * np.arange(8) + 1) / 16
-# Numbers that tell the place, the first of each vector.
-PLACE = 4 * len(FREQUENCIES)
-
-
-def looking(offsets, width):
-    """Queries and keys with which each head attends to what stands so far to the right and below."""
-    head_dim, gain = width // len(offsets), 2.2
-    queries, keys = np.zeros((2, width, width), np.float32)
-    for head, offset in enumerate(offsets):
-        for axis in range(2):
-            for at, frequency in enumerate(FREQUENCIES):
-                pair = PLACE // 2 * axis + 2 * at
-                row = head * head_dim + pair
-                turn = frequency * offset[axis]
-                # sin(x + offset), cos(x + offset)
-                queries[row : row + 2, pair : pair + 2] = gain * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-                keys[row : row + 2, pair : pair + 2] = gain * np.eye(2)
-    return queries, keys
-
-
-def waves_of_patches(width):
-    """The lowest waves of brightness and of two differences of colours, each about as strong as the others in pictures:
-    noise in their place would show little but a patch's mean. `[width, 3, PATCH, PATCH]`"""
-    at = (np.arange(PATCH) + 0.5) / PATCH * np.pi
-    colors = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.array([[3], [2], [6]]) ** 0.5
-    ranked = sorted((((x * x + y * y) ** 0.5 * (1.5 if color else 1), color, y, x)
-                     for color in range(3) for y in range(PATCH) for x in range(PATCH)))[: width - PLACE]
-    # The first numbers are the place's.
-    filters = [np.zeros((3, PATCH, PATCH))] * PLACE
-    for frequency, color, y, x in ranked:
-        wave = np.outer(np.cos(y * at), np.cos(x * at))
-        scale = (0.28 if color else 0.14) * (0.06 + 0.3 * (x * x + y * y) ** 0.75)
-        filters.append(colors[color][:, None, None] * wave / np.linalg.norm(wave) * scale)
-    return np.stack(filters).astype(np.float32)
-
-
-def positions(width):
-    """Waves along lines and columns: `[GRID² + 1, width]`, nothing for the class."""
-    angles = np.arange(GRID)[:, None] * FREQUENCIES  # [24, frequencies]
-    waves = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(GRID, -1)
-    table = np.zeros((GRID ** 2 + 1, width), np.float32)
-    table[1:, : PLACE // 2] = np.tile(waves, (GRID, 1))
-    table[1:, PLACE // 2 : PLACE] = np.repeat(waves, GRID, 0)
-    return table
 
 
 def write(folder, texts, vocab_size=1024, num_crops=2):

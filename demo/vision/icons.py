@@ -1,4 +1,4 @@
-"""Drawings that a package keeps as SVG in one JSON file, as files of their own."""
+"""Drawings that a package keeps as SVG, as pictures."""
 import json
 import re
 
@@ -30,11 +30,26 @@ def find(icons, by_code, objects, codes):
     return found
 
 
-def draw(folder, into, objects, codes):
-    """Writes what `folder` has of the things as NAME.png."""
+def of_one_file(folder, objects, codes):
+    """Of each thing that a style has in one JSON file, its SVG."""
     style, by_code = (json.loads((folder / name).read_text()) for name in ("icons.json", "chars.json"))
     for name, icon in find(style["icons"], by_code, objects, codes).items():
         width, height = (icon.get(side, style.get(side, 16)) for side in ("width", "height"))
-        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-               f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
+        yield name, (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                     f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>')
+
+
+def of_files(folder, objects, codes):
+    """Of each thing that a style has in a file with the emoji's code, its SVG."""
+    for name, label in objects.items():
+        for code in (codes[label], codes[label].replace("-fe0f", ""), codes[label] + "-fe0f"):
+            if (path := folder / "assets" / f"{code}.svg").exists():
+                yield name, path.read_text()
+                break
+
+
+def draw(folder, into, objects, codes):
+    """Writes what `folder` has of the things as NAME.png."""
+    svgs = of_one_file if (folder / "icons.json").exists() else of_files
+    for name, svg in svgs(folder, objects, codes):
         (into / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE)))

@@ -72,9 +72,9 @@ def place_row(maker):
 def name_row(maker):
     """What one thing is, or each of two; and now and then what was learnt before."""
     draw = maker.rng.random()
-    if draw < 0.08:
+    if draw < 0.06:
         return place_row(maker)
-    if draw < 0.5:
+    if draw < 0.6:
         scene = maker.single()
         scene.questions = scene.questions[:1]
         return scene
@@ -83,7 +83,7 @@ def name_row(maker):
 
 def any_row(maker):
     """Whatever can be asked about whatever scene, some questions of it; and as before, what things are."""
-    if maker.rng.random() < 0.4:
+    if maker.rng.random() < 0.55:
         return name_row(maker)
     scene = maker.scene()
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 6), len(scene.questions)))

@@ -59,7 +59,7 @@ class Maker:
         self.names = list(drawings.objects())
         # What differs from picture to picture does so a little in some and much in others: what is learnt from easy
         # pictures helps with hard ones, of which alone next to nothing is learnt.
-        self.spread = rng.uniform(0, 0.6 if source.held_out else 1)
+        self.spread = rng.uniform(0, 0.6)
 
     def canvas(self, color=None, kind="grid"):
         plain = color is None and self.rng.random() > self.spread
