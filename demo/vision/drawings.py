@@ -97,7 +97,7 @@ def prepare(packages):
         if folder.name == "drawn" and not folder.exists():
             partial = folder.with_suffix(".partial")
             partial.mkdir(exist_ok=True)
-            if style is STYLES[PHOTOS]:
+            if style == STYLES[PHOTOS]:
                 stamps(folder.parent, partial)
             else:
                 icons.draw(folder.parent, partial, objects(), codes(packages))
@@ -118,8 +118,7 @@ def stamps(package, into):
 @lru_cache(maxsize=None)
 def files(source, name):
     code = codes(source.packages)[objects().get(name, name)]
-    # Packages do not agree on the mark that asks for a picture in place of a letter.
-    names = sorted({code, code.replace("-fe0f", ""), code + "-fe0f", *(f"{name}{at}" for at in ("", 2, 3))})
+    names = sorted({*icons.spellings(code), *(f"{name}{at}" for at in ("", 2, 3))})
     folders = [source.packages / STYLES[style] for style in source.styles()]
     paths = [folder / (name + ending) for folder in folders for name in names for ending in (".png", ".webp")]
     return [path for path in paths if path.exists()]

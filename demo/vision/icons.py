@@ -1,6 +1,7 @@
 """Drawings that a package keeps as SVG, as pictures."""
 import json
 import re
+from pathlib import Path
 
 import resvg_py
 
@@ -16,15 +17,20 @@ def plain(name):
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
+def spellings(code):
+    """Of an emoji's code: packages do not agree on the mark that asks for a picture in place of a letter."""
+    return code, code.replace("-fe0f", ""), f"{code}-fe0f"
+
+
 def find(icons, by_code, objects, codes):
     """Of each thing that the style has, the icon: by the emoji's code where the style tells it, else by what it is called."""
     known = {plain(icon): icon for icon in icons}
     found = {}
     for name, label in objects.items():
-        code = codes[label]
         called = (label, name, label + "face", name + "face", label + "1", name + "1", OWN_NAMES.get(name, name))
         named = (known[plain(other)] for other in called if plain(other) in known)
-        icon = by_code.get(code) or by_code.get(code.replace("-fe0f", "")) or next(named, None)
+        coded = (by_code[code] for code in spellings(codes[label]) if code in by_code)
+        icon = next(coded, None) or next(named, None)
         if icon:
             found[name] = icons[icon]
     return found
@@ -42,10 +48,9 @@ def of_one_file(folder, objects, codes):
 def of_files(folder, objects, codes):
     """Of each thing that a style has in a file with the emoji's code, its SVG."""
     for name, label in objects.items():
-        for code in (codes[label], codes[label].replace("-fe0f", ""), codes[label] + "-fe0f"):
-            if (path := folder / "assets" / f"{code}.svg").exists():
-                yield name, path.read_text()
-                break
+        paths = (folder / "assets" / f"{code}.svg" for code in spellings(codes[label]))
+        if path := next(filter(Path.exists, paths), None):
+            yield name, path.read_text()
 
 
 def draw(folder, into, objects, codes):
