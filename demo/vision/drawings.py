@@ -1,7 +1,6 @@
 """Drawings of things in several styles, and what changes them so that no picture is like another."""
 import colorsys
 import json
-import math
 import re
 import shutil
 from collections import Counter
@@ -10,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 import icons
 
@@ -163,17 +162,17 @@ def color_of(hue, saturation, value):
     return next(color for limit, color in limits if degrees < limit)
 
 
-def drawn(source, name, size, rng, spread):
-    """A drawing of a thing, as large as `size`, changed at random, little if it is held out; and its main color."""
+def drawn(source, name, size, rng):
+    """A drawing of a thing, as large as `size`, changed at random, little if it is held out; and its main color, where that is
+    still the same."""
     path = rng.choice(source.drawings(name))
     drawing, color = fitted(read(path), size), main_color(path)
     if source.held_out:
         return slightly(drawing, rng), color
-    if rng.random() < 0.5 * spread:
+    if rng.random() < 0.3:
         drawing, color = blended(drawing, read(rng.choice(source.drawings(name))), rng), None
-    if rng.random() < 0.2 * spread:
-        drawing, color = recolored(drawing, rng), None
-    return changed(drawing, rng, spread), color
+    strength = rng.random()
+    return mixed(squeezed(slightly(drawing, rng), rng), strength, rng), color if strength < 0.4 else None
 
 
 def blended(drawing, other, rng):
@@ -181,18 +180,20 @@ def blended(drawing, other, rng):
     return Image.blend(drawing, other.resize(drawing.size, Image.BICUBIC), rng.uniform(0.2, 0.8))
 
 
-def recolored(drawing, rng):
-    """With all colors turned into others, or gray: it is known by its shape then."""
-    other = turned(drawing, rng.randrange(256), gray=rng.random() < 0.25)
+def squeezed(drawing, rng):
+    return drawing.resize([max(8, round(side * rng.uniform(0.88, 1))) for side in drawing.size])
+
+
+def mixed(drawing, strength, rng):
+    """With colors mixed from its own, more with more strength; or gray: it is known by its shape then."""
+    if rng.random() < 0.1 * strength:
+        rows = [[0.3, 0.6, 0.1]] * 3
+    else:
+        rows = [[(at == other) + rng.gauss(0, 0.2 * strength) for other in range(3)] for at in range(3)]
+    matrix = [part for row in rows for part in (*row, 128 * (1 - sum(row)) + rng.gauss(0, 13 * strength))]
+    other = drawing.convert("RGB").convert("RGB", matrix)
     other.putalpha(drawing.getchannel("A"))
     return other
-
-
-def turned(drawing, turn, gray=False):
-    """Without its alpha, and with each hue so many of 256 steps further, or none."""
-    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
-    hue = hue.point([(level + turn) % 256 for level in range(256)])
-    return Image.merge("HSV", (hue, Image.new("L", drawing.size, 0) if gray else saturation, value)).convert("RGB")
 
 
 def fitted(drawing, size):
@@ -206,36 +207,6 @@ def slightly(drawing, rng):
 
 def mirrored(drawing, rng):
     return drawing.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else drawing
-
-
-def changed(drawing, rng, spread):
-    """Mirrored, squeezed, turned, lit and colored another way: not at all where `spread` is 0, more with more of it."""
-    if rng.random() < spread:
-        drawing = mirrored(drawing, rng)
-    width, height = drawing.size
-    squeezed = lambda side: max(8, round(side * rng.uniform(1 - 0.12 * spread, 1)))
-    drawing = drawing.resize((squeezed(width), squeezed(height))).rotate(rng.gauss(0, 7 * spread), Image.BICUBIC, expand=True)
-    alpha = drawing.getchannel("A")
-    rgb = turned(drawing, round(rng.gauss(0, 6 * spread)))
-    for enhancer, share in ((ImageEnhance.Color, 0.2), (ImageEnhance.Brightness, 0.12), (ImageEnhance.Contrast, 0.15)):
-        rgb = enhancer(rgb).enhance(max(0.1, rng.gauss(1, share * spread)))
-    if rng.random() < 0.4 * spread:
-        rgb = shaded(rgb, rng)
-    if rng.random() < 0.1 * spread:
-        rgb = rgb.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
-    rgb.putalpha(alpha)
-    return rgb
-
-
-def shaded(rgb, rng):
-    """Lit from one side in one colour, and dark in another on the other side, as if it were round."""
-    pixels = np.asarray(rgb, np.float32)
-    height, width = pixels.shape[:2]
-    angle = rng.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
-    share = (np.clip((x * math.cos(angle) + y * math.sin(angle)) / 2 + 0.5, 0, 1) * rng.uniform(0.05, 0.35))[..., None]
-    tint = np.array([rng.uniform(0, 255) for _ in range(3)], np.float32)
-    return Image.fromarray((pixels * (1 - share) + tint * share).clip(0, 255).astype(np.uint8))
 
 
 def near(color, rng, spread=18):

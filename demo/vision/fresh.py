@@ -5,6 +5,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import decoder
 import tower
 from tower import GRID, VISION
 
@@ -76,8 +77,6 @@ def weights(vocab_size, seed=0):
         layer = f"{prefix}.encoder.layers.{at}"
         for name in ("layer_norm1", "layer_norm2"):
             norm(f"{layer}.{name}", width, True)
-        for name in ("q_proj", "k_proj", "v_proj"):
-            linear(f"{layer}.self_attn.{name}", width, width)
         linear(f"{layer}.self_attn.out_proj", width, width, scale=(2 * layers) ** -0.5)
         linear(f"{layer}.mlp.fc1", inner, width)
         linear(f"{layer}.mlp.fc2", width, inner, scale=(2 * layers) ** -0.5)
@@ -100,6 +99,7 @@ def weights(vocab_size, seed=0):
         linear(f"{layer}.mlp.down_proj", hidden, inner, False, (2 * layers) ** -0.5)
     norm("model.norm", hidden)
     linear("lm_head", vocab_size, hidden, False)
+    decoder.begin(arrays, TEXT["num_attention_heads"])
     return arrays
 
 

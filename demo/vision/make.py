@@ -17,8 +17,9 @@ TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "
 # What is learnt after what: the kind of rows, how many, of how many tiles at most, how many at once, and the first and the
 # last learning rate.
 STAGES = [
-    ("place_row", 9600, 1, 32, 3e-3, 1.5e-3),
-    ("any_row", 120000, 2, 48, 4e-3, 0),
+    ("place_row", 4800, 2, 32, 3e-3, 3e-3),
+    ("name_row", 28800, 2, 48, 4e-3, 3e-3),
+    ("any_row", 100000, 2, 48, 3e-3, 0),
 ]
 VALID_ROWS = 160
 

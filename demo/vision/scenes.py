@@ -66,7 +66,7 @@ class Maker:
         return drawings.background("white" if plain else color, *SIDES[kind], self.rng)
 
     def drawn(self, name, size):
-        return drawings.drawn(self.source, name, size, self.rng, self.spread)
+        return drawings.drawn(self.source, name, size, self.rng)
 
     def paste(self, canvas, drawing, x, y, off):
         """Puts a drawing so that its middle is at most so far from a place, and it within the canvas; all are shares of it."""
@@ -258,5 +258,5 @@ class Maker:
         return scene
 
     def scene(self):
-        kinds = [(self.single, 18), (self.several, 38), (self.count, 18), (self.text, 16), (self.pair, 10)]
+        kinds = [(self.single, 14), (self.several, 44), (self.count, 18), (self.text, 14), (self.pair, 10)]
         return self.rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()

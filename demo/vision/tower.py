@@ -6,7 +6,7 @@ import numpy as np
 
 SIDE, PATCH = 336, 42
 GRID = SIDE // PATCH
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 12, "num_hidden_layers": 2}
+VISION = {"hidden_size": 192, "intermediate_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 2}
 WIDTH, HEADS = VISION["hidden_size"], VISION["num_attention_heads"]
 HEAD_DIM = WIDTH // HEADS
 # Of places along an axis, in radians per patch.
@@ -54,7 +54,7 @@ def regions(columns, lines):
         start = HEAD_DIM * head
         bias[start : start + PLACE] = 0.18 * np.concatenate([waves([x])[0], waves([y])[0]])
         values[start : start + HEAD_DIM, PLACE : PLACE + HEAD_DIM] = np.eye(HEAD_DIM)
-    return {"q_proj.weight": np.zeros_like(values), "q_proj.bias": bias, "v_proj.weight": values}
+    return {"q_proj.weight": np.zeros_like(values), "q_proj.bias": bias, "v_proj.weight": values, "v_proj.bias": np.zeros_like(bias)}
 
 
 # What the heads of each layer look at first.
@@ -62,7 +62,7 @@ LOOKS = [regions(4, 3), regions(3, 4)]
 
 
 def begin(arrays, layer, at):
-    """Changes a layer's random weights into those that it begins with."""
+    """Writes a layer's queries, keys and values, and changes its random weights into those that it begins with."""
     # What is looked at is told by the place, which is kept as it is.
     arrays[f"{layer}.layer_norm1.weight"][:PLACE] = 3
     for name in ("self_attn.out_proj", "mlp.fc2"):
@@ -70,5 +70,5 @@ def begin(arrays, layer, at):
     keys = np.zeros((WIDTH, WIDTH), np.float32)
     for start in range(0, WIDTH, HEAD_DIM):
         keys[start : start + PLACE, :PLACE] = np.eye(PLACE)
-    for name, array in {"k_proj.weight": keys, **LOOKS[at]}.items():
+    for name, array in {"k_proj.weight": keys, "k_proj.bias": np.zeros(WIDTH, np.float32), **LOOKS[at]}.items():
         arrays[f"{layer}.self_attn.{name}"] = array
