@@ -185,8 +185,8 @@ def squeezed(drawing, rng):
 
 
 def mixed(drawing, strength, rng):
-    """With colors mixed from its own, more with more strength; or gray: it is known by its shape then."""
-    if rng.random() < 0.1 * strength:
+    """With colors mixed from its own, more with more strength; and gray with the most: it is known by its shape then."""
+    if strength > 0.95:
         rows = [[0.3, 0.6, 0.1]] * 3
     else:
         rows = [[(at == other) + rng.gauss(0, 0.2 * strength) for other in range(3)] for at in range(3)]

@@ -57,8 +57,8 @@ class Maker:
     def __init__(self, source, words, rng):
         self.source, self.words, self.rng = source, words, rng
         self.names = list(drawings.objects())
-        # What differs from picture to picture does so a little in some and much in others: what is learnt from easy
-        # pictures helps with hard ones, of which alone next to nothing is learnt.
+        # Sizes, places and backgrounds differ a little in some pictures and much in others: what is learnt from easy ones
+        # helps with hard ones, of which alone next to nothing is learnt.
         self.spread = rng.uniform(0, 0.6)
 
     def canvas(self, color=None, kind="grid"):
