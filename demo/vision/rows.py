@@ -62,22 +62,30 @@ def save(images, folder, name):
 
 
 def place_row(maker):
-    """Which color is where. It is one question, as the last of several could be told by leaving out what was said before,
-    and no look at the place is ever learnt."""
-    scene = maker.colored()
-    scene.questions = maker.rng.sample(scene.questions, 1)
+    """Which color is where, where a color is, and how often: what is easy to see teaches how to look."""
+    return maker.colored()
+
+
+def asked_once(maker):
+    """One question of a scene that is neither a name nor a color: the answer to another could tell it."""
+    scene = maker.rng.choice((maker.several, maker.several, maker.count))()
+    asked = [question for question in scene.questions if question[0] in ("counting", "position", "presence")]
+    skill = maker.rng.choice(sorted({skill for skill, *_ in asked}))
+    scene.questions = [maker.rng.choice([question for question in asked if question[0] == skill])]
     return scene
 
 
 def name_row(maker):
-    """What one thing is, or each of two; and now and then what was learnt before."""
+    """What one thing is, or each of two; and now and then what was learnt before, of things as well."""
     draw = maker.rng.random()
     if draw < 0.06:
         return place_row(maker)
-    if draw < 0.6:
+    if draw < 0.5:
         scene = maker.single()
         scene.questions = scene.questions[:1]
         return scene
+    if draw < 0.7:
+        return asked_once(maker)
     return maker.named(maker.rng.choice(("row", "column")))
 
 
@@ -86,7 +94,7 @@ def any_row(maker):
     if maker.rng.random() < 0.55:
         return name_row(maker)
     scene = maker.scene()
-    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 6), len(scene.questions)))
+    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
     return scene
 
 

@@ -98,9 +98,13 @@ class Maker:
         return scene
 
     def colored(self):
-        """Two or four colors, and where they are. Easy ones fill their halves or quarters, hard ones are shapes."""
+        """Colors at some of two or four places. Easy ones fill their halves or quarters, hard ones are shapes."""
         rng, kind = self.rng, self.rng.choice(list(PLACES))
-        colors = dict(zip(PLACES[kind], rng.sample(drawings.INKS, len(PLACES[kind]))))
+        # One alone teaches to say a place; which of several is meant can be learnt then.
+        places = rng.sample(PLACES[kind], rng.randint(1, len(PLACES[kind])))
+        colors = dict(zip(places, rng.sample(drawings.INKS, len(places))))
+        if counted := rng.random() < 0.25:
+            colors = {place: rng.choice(list(colors.values())) for place in places}
         canvas = self.canvas(kind=kind)
         for place, color in colors.items():
             side = round(SIDE / 2 * (1 - self.spread * rng.uniform(0, 0.4)))
@@ -110,8 +114,17 @@ class Maker:
                 drawing = Image.new("RGBA", (side, side), drawings.near(color, rng) + (255,))
             self.paste(canvas, drawing, *MIDDLES[place], 0.05)
         scene = Scene([canvas])
+        if counted:
+            found = list(colors.values())
+            color = rng.choice(found)
+            scene.ask("counting", found.count(color), f"How many {color} ones are there?", f"Count the {color} ones.")
+            return scene
+        # Each is asked about once, as a second answer could be told from the first, and no look at the picture is learnt.
         for place, color in colors.items():
-            scene.ask("color", color, f"What color is {at(place)}?")
+            if rng.random() < 0.5:
+                scene.ask("position", place, f"Where is the {color} one?", f"At which place is the {color} one?")
+            else:
+                scene.ask("color", color, f"What color is {at(place)}?")
         return scene
 
     def named(self, kind):
