@@ -19,7 +19,7 @@ TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "
 STAGES = [
     ("place_row", 14400, 2, 32, 3e-3, 3e-3),
     ("name_row", 28800, 2, 48, 4e-3, 3e-3),
-    ("any_row", 100000, 2, 48, 3e-3, 0),
+    ("any_row", 90000, 2, 48, 3e-3, 0),
 ]
 VALID_ROWS = 160
 

@@ -66,7 +66,20 @@ def place_row(maker):
     return maker.colored()
 
 
-def asked_once(maker):
+def name_row(maker):
+    """What one thing is, or each of two; and what was learnt before. Where they are is not asked yet: as long as a thing is not
+    known, all that is learnt from that is not to look."""
+    draw = maker.rng.random()
+    if draw < 0.25:
+        return place_row(maker)
+    if draw < 0.67:
+        scene = maker.single()
+        scene.questions = scene.questions[:1]
+        return scene
+    return maker.named(maker.rng.choice(("row", "column")))
+
+
+def look_row(maker):
     """One question of a scene that is neither a name nor a color: the answer to another could tell it."""
     scene = maker.rng.choice((maker.several, maker.several, maker.count))()
     asked = [question for question in scene.questions if question[0] in ("counting", "position", "presence")]
@@ -75,24 +88,13 @@ def asked_once(maker):
     return scene
 
 
-def name_row(maker):
-    """What one thing is, or each of two; and now and then what was learnt before, of things as well."""
-    draw = maker.rng.random()
-    if draw < 0.06:
-        return place_row(maker)
-    if draw < 0.5:
-        scene = maker.single()
-        scene.questions = scene.questions[:1]
-        return scene
-    if draw < 0.7:
-        return asked_once(maker)
-    return maker.named(maker.rng.choice(("row", "column")))
-
-
 def any_row(maker):
     """Whatever can be asked about whatever scene, some questions of it; and as before, what things are."""
-    if maker.rng.random() < 0.55:
+    draw = maker.rng.random()
+    if draw < 0.45:
         return name_row(maker)
+    if draw < 0.65:
+        return look_row(maker)
     scene = maker.scene()
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
     return scene
