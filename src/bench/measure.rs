@@ -142,7 +142,7 @@ impl<'a> Measuring<'a> {
             let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
             let tiles = Tiles::cut(&image, num_crops, config)?;
             let decoded = start.elapsed();
-            let seen = self.model.image_features(&tiles)?;
+            let seen = self.model.image_features(&[&tiles])?.remove(0);
             seen.eval()?;
             let encoded = start.elapsed();
             let features = self.model.project_image(&seen, &tiles)?;

@@ -81,8 +81,8 @@ pub trait Model {
     /// Ids to vectors: `[n] -> [1, n, hidden_size]`.
     fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception>;
 
-    /// What the vision tower sees in one picture's tiles: `[1 + rows · cols, patches, clip]`.
-    fn image_features(&self, _tiles: &Tiles) -> Result<Array, Exception> {
+    /// What the vision tower sees in the tiles of pictures, looked at together; of each `[1 + rows · cols, patches, clip]`.
+    fn image_features(&self, _pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
         Err(Exception::custom("this model has no vision"))
     }
 
@@ -94,7 +94,7 @@ pub trait Model {
 
     /// Both, one after the other.
     fn encode_image(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        self.project_image(&self.image_features(tiles)?, tiles)
+        self.project_image(&self.image_features(&[tiles])?[0], tiles)
     }
 
     /// An empty cache for a sequence of `len` positions.

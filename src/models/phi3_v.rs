@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{broadcast_to, concatenate};
+use mlx_rs::ops::{broadcast_to, concatenate, split_at_indices};
 use serde::Deserialize;
 
 use super::causal_lm::{self, CausalLm};
@@ -18,7 +18,7 @@ use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Param, Scope};
 use crate::nn::{Linear, gelu};
-use crate::processor::{TILE, Tiles};
+use crate::processor::{TILE, TILE_LEN, Tiles};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3_v"],
@@ -117,19 +117,19 @@ impl ImageEmbedding {
         })
     }
 
-    /// `[1 + rows · cols, patches, clip]`: the whole picture, and the tiles row by row.
-    fn see(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        let see = |pixels: &[f32], count: usize| {
-            self.img_processor.forward(&Array::from_slice(pixels, &[count as i32, TILE as i32, TILE as i32, 3]))
+    /// Of each picture `[1 + rows · cols, patches, clip]`: the whole picture, and the tiles row by row.
+    fn see(&self, pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
+        let pixels: Vec<&[f32]> = pictures.iter().map(|tiles| tiles.distinct()).collect();
+        let count = |pixels: &[&[f32]]| (pixels.iter().map(|pixels| pixels.len()).sum::<usize>() / TILE_LEN) as i32;
+        let shape = [count(&pixels), TILE as i32, TILE as i32, 3];
+        let seen = self.img_processor.forward(&Array::from_slice(&pixels.concat(), &shape))?;
+        let ends: Vec<i32> = (1..pixels.len()).map(|end| count(&pixels[..end])).collect();
+        let seen = split_at_indices(&seen, &ends, 0)?.into_iter().zip(pictures);
+        let both = |(seen, tiles): (Array, &&Tiles)| match tiles.rows * tiles.cols == seen.dim(0) as usize {
+            true => concatenate(&[&seen, &seen], 0),
+            false => Ok(seen),
         };
-        let count = 1 + tiles.rows * tiles.cols;
-        let (whole, rest) = tiles.pixels.split_at(tiles.pixels.len() / count);
-        // A picture of one tile is looked at once.
-        if whole == rest {
-            let features = see(whole, 1)?;
-            return concatenate(&[&features, &features], 0);
-        }
-        see(&tiles.pixels, count)
+        seen.map(both).collect()
     }
 
     /// Of that `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.
@@ -191,8 +191,8 @@ impl Model for Phi3V {
         self.text.embed_tokens(ids)
     }
 
-    fn image_features(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        self.vision_embed_tokens.see(tiles)
+    fn image_features(&self, pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
+        self.vision_embed_tokens.see(pictures)
     }
 
     fn project_image(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {

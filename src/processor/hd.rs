@@ -13,6 +13,8 @@ use super::resize::{pillow_bilinear, torch_bicubic};
 
 /// Pixels on a tile's side.
 pub const TILE: u32 = 336;
+/// Numbers of a tile.
+pub const TILE_LEN: usize = 3 * (TILE * TILE) as usize;
 
 /// How a picture is laid out as tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +132,12 @@ impl Tiles {
             pixels.extend_from_within(..);
         }
         Self { pixels, rows, cols, line }
+    }
+
+    /// The pixels that differ: a sheet of one tile is its own view, and need be looked at only once.
+    pub fn distinct(&self) -> &[f32] {
+        let (whole, rest) = self.pixels.split_at(TILE_LEN);
+        if whole == rest { whole } else { &self.pixels }
     }
 
     /// Positions the picture takes in the prompt: those of the tiles and of the whole (144 each with patches of 14

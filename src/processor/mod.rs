@@ -17,7 +17,7 @@ use hd::Layout;
 use turns::Known;
 use writer::Writer;
 
-pub use hd::{TILE, Tiles};
+pub use hd::{TILE, TILE_LEN, Tiles};
 pub use picture_sizes::PictureSizes;
 pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};

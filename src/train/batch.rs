@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use mlx_rs::Array;
 
 use super::data::{Example, Order};
-use super::gradient::{Batch, Piece, Target};
+use super::gradient::{Batch, MOST_TILES, Piece, Target};
+use crate::calibration::parallel;
 use crate::memory::Demand;
 use crate::models::{Model, Whole};
 use crate::processor::image_source::ImageLimits;
@@ -88,9 +89,12 @@ impl<'a> Batches<'a> {
             self.epoch = (epoch, self.order.batches(&self.lengths, epoch as u64));
         }
         let rows = self.epoch.1[index - self.starts[epoch]].clone();
+        let pictures: Vec<Result<Vec<Piece>>> = match self.reading.feature_bytes {
+            Some(most_bytes) => rows.iter().map(|&row| self.features(row, most_bytes)).collect(),
+            None => self.decoded(&rows),
+        };
         let mut batch = Batch::default();
-        for row in rows {
-            let pictures = self.pictures(row);
+        for (row, pictures) in rows.into_iter().zip(pictures) {
             let example = &self.examples[row];
             pictures
                 .and_then(|pictures| self.reading.add(example, pictures, &mut batch))
@@ -99,12 +103,16 @@ impl<'a> Batches<'a> {
         Ok(batch)
     }
 
-    /// The pictures of an example, as vectors where these do not change.
-    fn pictures(&mut self, row: usize) -> Result<Vec<Piece>> {
+    /// The pictures of each of these examples, which the model is to encode.
+    fn decoded(&self, rows: &[usize]) -> Vec<Result<Vec<Piece>>> {
+        let (examples, Reading { processor, limits, num_crops, .. }) = (&self.examples, self.reading);
+        let tiles = parallel(rows.len(), |at| examples[rows[at]].tiles(processor, &limits, num_crops));
+        tiles.into_iter().map(|tiles| Ok(tiles?.into_iter().map(Piece::Picture).collect())).collect()
+    }
+
+    /// The pictures of an example as vectors, which do not change.
+    fn features(&mut self, row: usize, most_bytes: usize) -> Result<Vec<Piece>> {
         let example = &self.examples[row];
-        let Some(most_bytes) = self.reading.feature_bytes else {
-            return Ok(self.reading.tiles(example)?.into_iter().map(Piece::Picture).collect());
-        };
         if let Some(kept) = self.features.get(&row) {
             return Ok(kept.iter().cloned().map(Piece::Features).collect());
         }
@@ -188,7 +196,7 @@ impl Largest {
         Demand {
             prompt_tokens: self.positions,
             image_tokens: self.image_tokens,
-            tiles: self.image_tokens.div_ceil(144).min(17),
+            tiles: self.image_tokens.div_ceil(144).min(MOST_TILES),
             prefill_step_size: self.positions,
             ..Demand::default()
         }

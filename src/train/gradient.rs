@@ -12,6 +12,7 @@ use crate::calibration::parallel;
 use crate::checkpoint::Param;
 use crate::engine::distribution::Distribution;
 use crate::models::{Model, Whole};
+use crate::processor::{TILE_LEN, Tiles};
 
 /// What a piece of a row is.
 pub enum Piece {
@@ -20,7 +21,7 @@ pub enum Piece {
     /// Vectors that stand for a picture, `[1, image_tokens, hidden_size]`.
     Features(Array),
     /// A picture that the model is to encode.
-    Picture(crate::processor::Tiles),
+    Picture(Tiles),
 }
 
 /// Rows that are read together, one after the other in one line.
@@ -70,6 +71,9 @@ pub struct Outcome {
 
 /// Targets whose logits are computed at once where memory is to be spared.
 pub(crate) const TARGETS_AT_ONCE: usize = 256;
+
+/// Tiles that are looked at together: those of a picture that is cut into 16.
+pub(super) const MOST_TILES: usize = 17;
 
 /// A model and those of its tensors that are trained.
 pub struct Trained<'m> {
@@ -213,12 +217,36 @@ impl Trained<'_> {
 
     /// `[1, n of all rows, hidden_size]`
     fn embed(&self, batch: &Batch) -> Result<Array> {
+        let mut seen = self.see(batch)?.into_iter();
         let vectors = batch.pieces.iter().map(|piece| match piece {
             Piece::Tokens(ids) => self.model.embed_tokens(ids),
             Piece::Features(features) => Ok(features.clone()),
-            Piece::Picture(tiles) => self.model.encode_image(tiles),
+            Piece::Picture(tiles) => self.model.project_image(&seen.next().expect("all pictures were seen"), tiles),
         });
         concatenate(&vectors.collect::<Result<Vec<_>>>()?, 1)
+    }
+
+    /// What the vision tower sees in the batch's pictures, of which some are looked at together: what comes back to its
+    /// weights is summed fewer times.
+    fn see(&self, batch: &Batch) -> Result<Vec<Array>> {
+        let pictures = batch.pieces.iter().filter_map(|piece| match piece {
+            Piece::Picture(tiles) => Some(tiles),
+            _ => None,
+        });
+        let (mut seen, mut together, mut count) = (Vec::new(), Vec::new(), 0);
+        for tiles in pictures {
+            let more = tiles.distinct().len() / TILE_LEN;
+            if count > 0 && count + more > MOST_TILES {
+                seen.extend(self.model.image_features(&std::mem::take(&mut together))?);
+                count = 0;
+            }
+            together.push(tiles);
+            count += more;
+        }
+        if !together.is_empty() {
+            seen.extend(self.model.image_features(&together)?);
+        }
+        Ok(seen)
     }
 
     /// Logits in float32 `[1, targets, vocab_size]`, and the targets' ids `[1, targets, 1]`.
