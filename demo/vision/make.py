@@ -17,6 +17,7 @@ TRAINING = ["--fine-tune-type", "full", "--train-projector", "--train-vision", "
 # What is learnt after what: the kind of rows, how many, of how many tiles at most, how many at once, and the first and the
 # last learning rate.
 STAGES = [
+    ("color_row", 25600, 1, 64, 3e-3, 3e-3),
     ("place_row", 14400, 2, 32, 3e-3, 3e-3),
     ("name_row", 28800, 2, 48, 4e-3, 3e-3),
     ("any_row", 90000, 2, 48, 3e-3, 0),

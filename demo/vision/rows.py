@@ -61,9 +61,15 @@ def save(images, folder, name):
     return paths
 
 
+def color_row(maker):
+    """Which color is where, where a color is, and how often: what is easy to see teaches how to look. Pictures of one tile are
+    quick to learn from, and to find what was asked about takes many."""
+    return maker.colored("grid")
+
+
 def place_row(maker):
-    """Which color is where, where a color is, and how often: what is easy to see teaches how to look."""
-    return maker.colored()
+    """The same, in two tiles as well."""
+    return maker.colored(maker.rng.choice(list(scenes.PLACES)))
 
 
 def name_row(maker):

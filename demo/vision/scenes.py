@@ -97,9 +97,9 @@ class Maker:
         self.exists(scene, [name])
         return scene
 
-    def colored(self):
+    def colored(self, kind):
         """Colors at some of two or four places. Easy ones fill their halves or quarters, hard ones are shapes."""
-        rng, kind = self.rng, self.rng.choice(list(PLACES))
+        rng = self.rng
         # One alone teaches to say a place; which of several is meant can be learnt then.
         places = rng.sample(PLACES[kind], rng.randint(1, len(PLACES[kind])))
         colors = dict(zip(places, rng.sample(drawings.INKS, len(places))))
