@@ -12,6 +12,7 @@ mod used;
 use std::path::Path;
 use std::rc::Rc;
 
+use image::{Rgb, RgbImage};
 use mlx_rs::{Array, Dtype};
 use phi3v::adapter::Adapter;
 use phi3v::checkpoint::weights::Attached;
@@ -19,7 +20,7 @@ use phi3v::checkpoint::{ModelFiles, Param};
 use phi3v::models::{self, Model, Whole};
 use phi3v::nn::RopeFactors;
 use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
-use phi3v::processor::{NumCrops, Processor};
+use phi3v::processor::{NumCrops, Processor, Tiles};
 use phi3v::train::gradient::{Batch, Piece, Target, Trained};
 
 const TINY: &str = "tests/golden/phi3v-tiny";
@@ -83,5 +84,56 @@ fn loss_and_gradients_are_those_of_the_reference() {
             println!("{name} {error:e}");
             assert!(error < 1e-3, "{name}: {error}");
         }
+    }
+}
+
+/// A row of a question's place, a picture and a token that is to follow.
+fn row_of(picture: Tiles) -> Batch {
+    let count = picture.image_tokens() as i32 + 1;
+    Batch {
+        pieces: vec![Piece::Tokens(vec![1]), Piece::Picture(picture)],
+        rows: vec![Whole { positions: (0..count).collect(), factors: RopeFactors::Short }],
+        targets: vec![Target { from: count as usize - 1, id: 7, weight: 1.0 }],
+        ends: vec![1],
+    }
+}
+
+#[test]
+fn pictures_that_are_looked_at_together_are_seen_as_alone() {
+    let files = ModelFiles::read(Path::new(TINY)).unwrap();
+    let processor = Processor::read(&files).unwrap();
+    let model = models::build(&files, models::weights(&files, Some(Dtype::Float32)).unwrap()).unwrap();
+    let trained = Trained { model: &*model, params: Vec::new(), checkpoint: false };
+    // Tiles with the view of the whole: 1, 10, 7 | 13, 1, 1, which is as many as are looked at together and fewer.
+    let sides = [(100, 100), (300, 300), (200, 300), (400, 300), (50, 50), (30, 30)];
+    let picture = |(at, (width, height)): (usize, (u32, u32))| {
+        let value = |x: u32, y: u32, c: u32| ((x * (3 + at as u32) + y * (7 + c)) % 251) as u8;
+        let image = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| value(x, y, c))));
+        let tiles = (width / 100 * (height / 100)).max(1);
+        processor.tiles(&[image], NumCrops::Fixed(tiles)).unwrap().remove(0)
+    };
+    let pictures: Vec<Tiles> = sides.into_iter().enumerate().map(picture).collect();
+    assert_eq!(pictures.iter().map(|tiles| tiles.rows * tiles.cols).collect::<Vec<_>>(), [1, 9, 6, 12, 1, 1]);
+
+    let alone = pictures.iter().map(|tiles| trained.evaluate(&row_of(tiles.clone())).unwrap().losses[0]);
+    let alone: Vec<f64> = alone.collect();
+    let mut all = Batch::default();
+    let mut start = 0;
+    for tiles in pictures {
+        let row = row_of(tiles);
+        all.targets.extend(row.targets.iter().map(|target| Target { from: start + target.from, ..*target }));
+        start += row.tokens();
+        all.pieces.extend(row.pieces);
+        all.rows.extend(row.rows);
+        all.ends.push(all.targets.len());
+    }
+    let together = trained.evaluate(&all).unwrap().losses;
+    println!("{alone:?}\n{together:?}");
+    for (at, (alone, together)) in alone.iter().zip(&together).enumerate() {
+        assert!((together / alone - 1.0).abs() < 1e-5, "{at}: {alone}, {together}");
+    }
+    // A picture in another's place would be noticed.
+    for (at, loss) in alone.iter().enumerate() {
+        assert!(alone[..at].iter().all(|other| (other / loss - 1.0).abs() > 1e-4), "{at}: {alone:?}");
     }
 }
