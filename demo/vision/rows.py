@@ -85,6 +85,21 @@ def name_row(maker):
     return maker.named(maker.rng.choice(("row", "column")))
 
 
+def thing_row(maker):
+    """Mostly what one thing is, which takes the most pictures to learn; and enough of all else that can be seen."""
+    draw = maker.rng.random()
+    if draw < 0.76:
+        scene = maker.single() if draw < 0.64 else maker.named(maker.rng.choice(("row", "column")))
+        if draw < 0.64:
+            scene.questions = scene.questions[:1]
+        return scene
+    if draw < 0.82:
+        return place_row(maker)
+    scene = maker.rng.choice((maker.text, maker.count, maker.pair))()
+    scene.questions = maker.rng.sample(scene.questions, min(2, len(scene.questions)))
+    return scene
+
+
 def look_row(maker):
     """One question of a scene that is neither a name nor a color: the answer to another could tell it."""
     scene = maker.rng.choice((maker.several, maker.several, maker.count))()
@@ -95,11 +110,13 @@ def look_row(maker):
 
 
 def any_row(maker):
-    """Whatever can be asked about whatever scene, some questions of it; and as before, what things are."""
+    """Whatever can be asked about whatever scene: finding and counting most, as they are new."""
     draw = maker.rng.random()
-    if draw < 0.45:
+    if draw < 0.2:
+        return place_row(maker)
+    if draw < 0.35:
         return name_row(maker)
-    if draw < 0.65:
+    if draw < 0.7:
         return look_row(maker)
     scene = maker.scene()
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
