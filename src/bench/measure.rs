@@ -19,6 +19,7 @@ use crate::memory;
 use crate::models::Model;
 use crate::processor::Tiles;
 use crate::processor::image_source::{self, ImageLimits};
+use mlx_rs::transforms::eval;
 
 /// Somebody broke off.
 #[derive(Debug)]
@@ -142,10 +143,10 @@ impl<'a> Measuring<'a> {
             let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
             let tiles = Tiles::cut(&image, num_crops, config)?;
             let decoded = start.elapsed();
-            let seen = self.model.image_features(&[&tiles])?.remove(0);
-            seen.eval()?;
+            let seen = self.model.image_features(&[&tiles])?;
+            eval(&seen)?;
             let encoded = start.elapsed();
-            let features = self.model.project_image(&seen, &tiles)?;
+            let features = self.model.project_images(&seen, &[&tiles])?.remove(0);
             features.eval()?;
             let projected = start.elapsed();
             if round >= self.settings.warmup {

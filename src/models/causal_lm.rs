@@ -13,7 +13,7 @@ use super::{Model, Row, Whole};
 use crate::cache::{Cache, CacheSettings, CacheShape, SINKS};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, cached_attention};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, cached_attention, split};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]
@@ -133,16 +133,25 @@ impl Step<'_, '_> {
         if self.places.len() == 1 {
             return attention(queries, keys, values, scale, self.mask);
         }
-        let mut start = 0;
-        let mut parts = Vec::new();
-        for (positions, _) in &self.places {
-            let range = start..start + positions.len() as i32;
-            let [queries, keys, values] =
-                [queries, keys, values].map(|from| from.try_index((.., .., range.clone(), ..)));
-            parts.push(attention(&queries?, &keys?, &values?, scale, self.mask)?);
-            start = range.end;
-        }
-        concatenate(&parts, 1)
+        // Rows of one length that follow one another are a batch.
+        let runs: Vec<(i32, i32)> = self
+            .places
+            .chunk_by(|(a, _), (b, _)| a.len() == b.len())
+            .map(|run| (run.len() as i32, run[0].0.len() as i32))
+            .collect();
+        let [queries, keys, values] =
+            [queries, keys, values].map(|all| split(all, runs.iter().map(|(rows, n)| rows * n), 2));
+        let (queries, keys, values) = (queries?, keys?, values?);
+        let seen = runs.iter().enumerate().map(|(run, &(rows, n))| {
+            let batch =
+                |all: &[Array]| all[run].reshape(&[-1, rows, n, all[run].dim(3)])?.transpose_axes(&[1, 0, 2, 3]);
+            attention(&batch(&queries)?, &batch(&keys)?, &batch(&values)?, scale, self.mask)?.reshape(&[
+                1,
+                rows * n,
+                -1,
+            ])
+        });
+        concatenate(&seen.collect::<Result<Vec<_>, _>>()?, 1)
     }
 }
 

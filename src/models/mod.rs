@@ -86,15 +86,15 @@ pub trait Model {
         Err(Exception::custom("this model has no vision"))
     }
 
-    /// The vectors that stand for one picture in the prompt, of what the tower sees in its tiles:
+    /// The vectors that stand for each picture in the prompt, of what the tower sees in its tiles:
     /// `[1, image_tokens, hidden_size]`.
-    fn project_image(&self, _features: &Array, _tiles: &Tiles) -> Result<Array, Exception> {
+    fn project_images(&self, _seen: &[Array], _pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
         Err(Exception::custom("this model has no vision"))
     }
 
     /// Both, one after the other.
     fn encode_image(&self, tiles: &Tiles) -> Result<Array, Exception> {
-        self.project_image(&self.image_features(&[tiles])?[0], tiles)
+        Ok(self.project_images(&self.image_features(&[tiles])?, &[tiles])?.remove(0))
     }
 
     /// An empty cache for a sequence of `len` positions.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{broadcast_to, concatenate, split_at_indices};
+use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
 use super::causal_lm::{self, CausalLm};
@@ -17,7 +17,7 @@ use crate::cache::{Cache, CacheSettings};
 use crate::checkpoint::quantize::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Param, Scope};
-use crate::nn::{Linear, gelu};
+use crate::nn::{Linear, gelu, split};
 use crate::processor::{TILE, TILE_LEN, Tiles};
 
 pub(super) const ARCH: Arch = Arch {
@@ -120,11 +120,10 @@ impl ImageEmbedding {
     /// Of each picture `[1 + rows · cols, patches, clip]`: the whole picture, and the tiles row by row.
     fn see(&self, pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
         let pixels: Vec<&[f32]> = pictures.iter().map(|tiles| tiles.distinct()).collect();
-        let count = |pixels: &[&[f32]]| (pixels.iter().map(|pixels| pixels.len()).sum::<usize>() / TILE_LEN) as i32;
-        let shape = [count(&pixels), TILE as i32, TILE as i32, 3];
+        let counts = pixels.iter().map(|pixels| (pixels.len() / TILE_LEN) as i32);
+        let shape = [counts.clone().sum(), TILE as i32, TILE as i32, 3];
         let seen = self.img_processor.forward(&Array::from_slice(&pixels.concat(), &shape))?;
-        let ends: Vec<i32> = (1..pixels.len()).map(|end| count(&pixels[..end])).collect();
-        let seen = split_at_indices(&seen, &ends, 0)?.into_iter().zip(pictures);
+        let seen = split(&seen, counts, 0)?.into_iter().zip(pictures);
         let both = |(seen, tiles): (Array, &&Tiles)| match tiles.rows * tiles.cols == seen.dim(0) as usize {
             true => concatenate(&[&seen, &seen], 0),
             false => Ok(seen),
@@ -132,8 +131,18 @@ impl ImageEmbedding {
         seen.map(both).collect()
     }
 
-    /// Of that `[1, image_tokens, hidden_size]`: the tiles row by row, the separator, the whole picture.
-    fn project(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
+    /// Of each of these `[1, image_tokens, hidden_size]`.
+    fn project(&self, seen: &[Array], pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
+        let merged = seen.iter().zip(pictures).map(|(features, tiles)| self.merged(features, tiles));
+        let merged = merged.collect::<Result<Vec<_>, _>>()?;
+        let [first, second] = &self.img_projection;
+        let projected = second.forward(&gelu(&first.forward(&concatenate(&merged, 1)?)?)?)?;
+        split(&projected, merged.iter().map(|merged| merged.dim(1)), 1)
+    }
+
+    /// What the tower sees in a picture's tiles, as vectors in the prompt's order: the tiles row by row, the separator, the
+    /// whole picture, `[1, image_tokens, 4 · clip]`.
+    fn merged(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
         let (rows, cols) = (tiles.rows as i32, tiles.cols as i32);
         let global = self.rows_of(&features.try_index((..1, .., ..))?, 1, 1)?;
         let local = self.rows_of(&features.try_index((1.., .., ..))?, rows, cols)?;
@@ -142,9 +151,7 @@ impl ImageEmbedding {
             HdTransformOrder::SubGlb => [&local, &between, &global],
             HdTransformOrder::GlbSub => [&global, &between, &local],
         };
-        let merged = concatenate(&parts, 0)?.reshape(&[1, -1, between.dim(1)])?;
-        let [first, second] = &self.img_projection;
-        second.forward(&gelu(&first.forward(&merged)?)?)
+        concatenate(&parts, 0)?.reshape(&[1, -1, between.dim(1)])
     }
 
     /// Features of `rows · cols` tiles, `[rows · cols, side², clip]`, as lines of one large grid in which every 2 × 2
@@ -195,8 +202,8 @@ impl Model for Phi3V {
         self.vision_embed_tokens.see(pictures)
     }
 
-    fn project_image(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
-        self.vision_embed_tokens.project(features, tiles)
+    fn project_images(&self, seen: &[Array], pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
+        self.vision_embed_tokens.project(seen, pictures)
     }
 
     fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache {

@@ -6,6 +6,7 @@ mod linear;
 mod lora;
 mod norm;
 mod rope;
+mod split;
 
 pub use activation::{add, geglu, gelu, quick_gelu, swiglu};
 pub use attention::{Mask, attention, cached_attention, split_heads};
@@ -13,3 +14,4 @@ pub use linear::{Embedding, Linear};
 pub use lora::{Dropout, seed_of};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopeConfig, RopeFactors};
+pub use split::split;

@@ -96,21 +96,22 @@ pub(super) fn torch_bicubic(
     width: usize,
     side: usize,
 ) -> Vec<f32> {
-    let rows = cubic_taps(height, side);
     let cols = cubic_taps(width, side);
-    let mut out = Vec::with_capacity(side * side * 3);
-    for row in &rows {
-        for col in &cols {
-            let mut pixel = [0.0; 3];
-            for (y, wy) in row {
-                let mut line = [0.0; 3];
-                for (x, wx) in col {
-                    let source = at(*y, *x);
-                    (0..3).for_each(|c| line[c] += source[c] * wx);
-                }
-                (0..3).for_each(|c| pixel[c] += line[c] * wy);
-            }
-            out.extend(pixel);
+    let across = |y: usize, col: &[(usize, f32); 4]| {
+        let mut sum = [0.0; 3];
+        for (x, weight) in col {
+            let source = at(y, *x);
+            (0..3).for_each(|c| sum[c] += source[c] * weight);
+        }
+        sum
+    };
+    // Along its rows the source is filtered once, `[height, side, 3]`: several rows of the result are made of each.
+    let lines: Vec<f32> = (0..height).flat_map(|y| cols.iter().flat_map(move |col| across(y, col))).collect();
+    let mut out = vec![0.0; side * side * 3];
+    for (row, line) in cubic_taps(height, side).iter().zip(out.chunks_exact_mut(side * 3)) {
+        for (y, weight) in row {
+            let source = &lines[y * side * 3..][..side * 3];
+            line.iter_mut().zip(source).for_each(|(sum, source)| *sum += source * weight);
         }
     }
     out

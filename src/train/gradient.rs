@@ -217,24 +217,25 @@ impl Trained<'_> {
 
     /// `[1, n of all rows, hidden_size]`
     fn embed(&self, batch: &Batch) -> Result<Array> {
-        let mut seen = self.see(batch)?.into_iter();
+        let mut pictures = self.pictures(batch)?.into_iter();
         let vectors = batch.pieces.iter().map(|piece| match piece {
             Piece::Tokens(ids) => self.model.embed_tokens(ids),
             Piece::Features(features) => Ok(features.clone()),
-            Piece::Picture(tiles) => self.model.project_image(&seen.next().expect("all pictures were seen"), tiles),
+            Piece::Picture(_) => Ok(pictures.next().expect("all pictures were encoded")),
         });
         concatenate(&vectors.collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// What the vision tower sees in the batch's pictures, of which some are looked at together: what comes back to its
+    /// The vectors of the batch's pictures, of which some are looked at together, and all projected: what comes back to the
     /// weights is summed fewer times.
-    fn see(&self, batch: &Batch) -> Result<Vec<Array>> {
+    fn pictures(&self, batch: &Batch) -> Result<Vec<Array>> {
         let pictures = batch.pieces.iter().filter_map(|piece| match piece {
             Piece::Picture(tiles) => Some(tiles),
             _ => None,
         });
+        let pictures: Vec<&Tiles> = pictures.collect();
         let (mut seen, mut together, mut count) = (Vec::new(), Vec::new(), 0);
-        for tiles in pictures {
+        for &tiles in &pictures {
             let more = tiles.distinct().len() / TILE_LEN;
             if count > 0 && count + more > MOST_TILES {
                 seen.extend(self.model.image_features(&std::mem::take(&mut together))?);
@@ -243,10 +244,11 @@ impl Trained<'_> {
             together.push(tiles);
             count += more;
         }
-        if !together.is_empty() {
-            seen.extend(self.model.image_features(&together)?);
+        if pictures.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(seen)
+        seen.extend(self.model.image_features(&together)?);
+        self.model.project_images(&seen, &pictures)
     }
 
     /// Logits in float32 `[1, targets, vocab_size]`, and the targets' ids `[1, targets, 1]`.

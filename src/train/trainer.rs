@@ -21,6 +21,7 @@ use super::schedule::Schedule;
 use super::state::{self, Progress, Saved};
 use crate::adapter::{Adapter, Format};
 use crate::checkpoint::Param;
+use crate::device::on_cpu;
 use crate::engine::{Engine, Request};
 use crate::memory;
 use crate::nn::{Dropout, seed_of};
@@ -151,6 +152,9 @@ pub struct Run<'e> {
 impl<'e> Trainer<'e> {
     /// A run that begins, or with `resume` goes on.
     pub fn new(run: Run<'e>, settings: Settings, resume: bool) -> Result<Self> {
+        if on_cpu() {
+            mlx_cpu::keep_freed_memory();
+        }
         let Run { engine, params, adapter, dropout, train, valid, samples, extra, folder } = run;
         let (names, params): (Vec<_>, Vec<_>) = params.into_iter().unzip();
         let values = params.iter().map(|param| param.get().as_dtype(mlx_rs::Dtype::Float32));

@@ -11,6 +11,7 @@ mod attention;
 mod blas;
 mod element;
 mod ffi;
+mod heap;
 mod level;
 mod linear;
 mod map;
@@ -28,6 +29,7 @@ mod vocab;
 mod tests;
 
 pub use attention::{Block, CachedRow, Mask, attention, cached_attention};
+pub use heap::keep_freed_memory;
 pub use level::{Level, VARIABLE};
 pub use linear::{Weight, expert_linear, linear};
 pub use map::{Activation, activation, add, gated};

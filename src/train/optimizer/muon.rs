@@ -1,6 +1,6 @@
 //! Muon (Jordan et al. 2024): the momentum of a matrix, with all of its singular values brought near 1. As
-//! `torch.optim.Muon`, but in float32 throughout. Other parameters go to AdamW, and so do tables of tokens and positions and
-//! the map to logits, as its authors have it.
+//! `torch.optim.Muon`, but in float32 throughout. Other parameters go to AdamW, and so do the maps that come first and last, as
+//! its authors have it: tables of tokens and positions, pixels to vectors, vectors to logits.
 
 use anyhow::{Result, ensure};
 use mlx_rs::Array;
@@ -12,8 +12,9 @@ use super::{AdamW, At, Rule, check_decay, check_positive, decayed, moving, scale
 
 /// Of the polynomial `a x + b x³ + c x⁵`, which takes singular values from (0, 1] to about 0.7 to 1.2 when repeated.
 const COEFFICIENTS: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);
-/// Matrices whose rows are one by one, ends of their names.
-const TABLES: [&str; 3] = ["embed_tokens.weight", "position_embedding.weight", "lm_head.weight"];
+/// Matrices that come first or last, ends of their names.
+const OUTER: [&str; 4] =
+    ["embed_tokens.weight", "position_embedding.weight", "patch_embedding.weight", "lm_head.weight"];
 /// The smallest norm that a matrix is divided by.
 const EPS: f32 = 1e-7;
 
@@ -59,8 +60,8 @@ impl Rule for Muon {
     }
 
     fn slots(&self, path: &str, shape: &[i32]) -> Vec<(&'static str, Vec<i32>)> {
-        let is_table = TABLES.iter().any(|table| path.ends_with(table));
-        if shape.len() == 2 && !is_table { vec![("momentum", shape.to_vec())] } else { self.adamw.slots(path, shape) }
+        let is_outer = OUTER.iter().any(|outer| path.ends_with(outer));
+        if shape.len() == 2 && !is_outer { vec![("momentum", shape.to_vec())] } else { self.adamw.slots(path, shape) }
     }
 
     fn update(&self, parameter: &Array, gradient: &Array, slots: &mut [Array], at: At) -> Result<Array, Exception> {

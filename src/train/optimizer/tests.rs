@@ -172,9 +172,9 @@ fn settings_without_sense_are_refused() {
     refused(r#"{"kind": "muon", "adamw": {"eps": -1.0}}"#, "eps is -1");
 }
 
-/// Of a table each row is a word's own.
+/// Rows of tables are one by one, and so are vectors' maps from pixels and to logits.
 #[test]
-fn muon_leaves_tables_to_adamw() {
+fn muon_leaves_what_comes_first_and_last_to_adamw() {
     let slots = |name: &str| {
         let settings: Settings = serde_json::from_value(serde_json::json!({"kind": "muon"})).unwrap();
         let optimizer = Optimizer::new(settings, &[(name.to_owned(), vec![4, 2])]).unwrap();
@@ -182,8 +182,9 @@ fn muon_leaves_tables_to_adamw() {
     };
     assert_eq!(slots("model.layers.0.mlp.down_proj.weight"), 1);
     assert_eq!(slots("lm_head.lora_a"), 1);
-    for table in ["model.embed_tokens.weight", "lm_head.weight", "vision_model.embeddings.position_embedding.weight"] {
-        assert_eq!(slots(table), 2, "{table}");
+    let outer = ["model.embed_tokens", "embeddings.position_embedding", "embeddings.patch_embedding", "lm_head"];
+    for outer in outer.map(|name| format!("{name}.weight")) {
+        assert_eq!(slots(&outer), 2, "{outer}");
     }
 }
 
