@@ -236,18 +236,14 @@ def shape(kind, color, size, rng):
     return image.resize((size, size), Image.LANCZOS)
 
 
-def written(source, text, size, ink, rng):
-    """A text so wide."""
+def written(source, text, pitch, ink, rng):
+    """A text whose letters are so far from each other, `[pitch, pitch * letters]`."""
     path = source.packages / FONTS[rng.choice(source.fonts())].format(rng.choice((400, 700)))
-    font = ImageFont.truetype(path, 96)
-    left, top, right, bottom = font.getbbox(text)
-    image = Image.new("RGBA", (right - left + 8, bottom - top + 8))
-    ImageDraw.Draw(image).text((4 - left, 4 - top), text, ink + (255,), font)
-    image = fitted(image, size) if image.width * 90 < image.height * size else image.resize(
-        (size, max(8, round(image.height * size / image.width))), Image.BICUBIC)
-    if image.height > 110:
-        image = image.resize((round(image.width * 110 / image.height), 110), Image.BICUBIC)
-    return image.rotate(rng.gauss(0, 3), Image.BICUBIC, expand=True)
+    font = ImageFont.truetype(path, round(pitch * rng.uniform(1, 1.15)))
+    image = Image.new("RGBA", (pitch * len(text), pitch))
+    for at, letter in enumerate(text):
+        ImageDraw.Draw(image).text(((at + 0.5) * pitch, 0.86 * pitch), letter, ink + (255,), font, anchor="ms")
+    return image
 
 
 def background(color, width, height, rng):

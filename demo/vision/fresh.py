@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import decoder
 import tower
@@ -18,11 +18,13 @@ TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, 
 def tokenizer(texts, vocab_size):
     """Bytes, merged where they often stand together; digits stay alone, and capitals do as no text has words of them."""
     made = Tokenizer(models.BPE())
+    # As in Phi-3's: a name that is a whole answer is the token that it is within a question.
+    made.normalizer = normalizers.Sequence([normalizers.Strip(right=False), normalizers.Prepend(" ")])
     made.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s"), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
-    made.decoder = decoders.ByteLevel()
+    made.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     made.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
@@ -39,7 +41,7 @@ def config(vocab_size):
         "max_position_embeddings": 131072, "original_max_position_embeddings": 4096, "rope_theta": 10000.0,
         "rope_scaling": {"type": "su", "short_factor": [1.0] * half,
                          "long_factor": [round(32 ** (at / (half - 1)), 4) for at in range(half)]},
-        "sliding_window": 262144, "tie_word_embeddings": False, "torch_dtype": "float32",
+        "sliding_window": 262144, "tie_word_embeddings": True, "torch_dtype": "float32",
         "bos_token_id": SPECIAL.index("<s>"), "eos_token_id": SPECIAL.index("<|endoftext|>"), "pad_token_id": SPECIAL.index("<|endoftext|>"),
         "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
                        "use_hd_transform": True, "with_learnable_separator": True},
@@ -80,7 +82,7 @@ def weights(vocab_size, seed=0):
         linear(f"{layer}.self_attn.out_proj", width, width, scale=(2 * layers) ** -0.5)
         linear(f"{layer}.mlp.fc1", inner, width)
         linear(f"{layer}.mlp.fc2", width, inner, scale=(2 * layers) ** -0.5)
-        tower.begin(arrays, layer, at)
+        tower.begin(arrays, layer)
 
     hidden, inner, layers = TEXT["hidden_size"], TEXT["intermediate_size"], TEXT["num_hidden_layers"]
     vision = "model.vision_embed_tokens"
@@ -98,7 +100,9 @@ def weights(vocab_size, seed=0):
         linear(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden, False)
         linear(f"{layer}.mlp.down_proj", hidden, inner, False, (2 * layers) ** -0.5)
     norm("model.norm", hidden)
-    linear("lm_head", vocab_size, hidden, False)
+    # Words are read and said with the same vectors: what a thing looks like is learnt from its name as an answer, and is known
+    # when a question names it. Logits begin near 0 all the same.
+    arrays["model.norm.weight"] *= 0.15
     decoder.begin(arrays, TEXT["num_attention_heads"])
     return arrays
 

@@ -13,16 +13,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--dtype", "bfloat16", "--optimizer", "muon", "--steps-per-report", "25",
-            "--steps-per-eval", "200", "--save-every", "200"]
-SIGHT = ["--train-projector", "--train-vision"]
-# What is learnt after what: the kind of rows, how many, how often each, of how many tiles at most, how many at once, the first
-# and the last learning rate, and what is trained besides the decoder.
+            "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision"]
+# What is learnt after what: the kind of rows, how many, how often each, of how many tiles at most, how many at once, and the
+# first and the last learning rate.
 STAGES = [
-    ("color_row", 25600, 1, 1, 64, 3e-3, 3e-3, SIGHT),
-    ("place_row", 14400, 1, 2, 32, 3e-3, 3e-3, SIGHT),
-    ("name_row", 28800, 1, 2, 48, 4e-3, 3e-3, SIGHT),
-    ("thing_row", 44160, 2, 2, 64, 4e-3, 0, SIGHT),
-    ("any_row", 30000, 2, 2, 64, 3e-3, 0, []),
+    ("color_row", 12800, 1, 1, 64, 3e-3, 2e-3),
+    ("name_row", 38400, 1, 2, 64, 3e-3, 2e-3),
+    ("any_row", 64000, 1, 2, 64, 3e-3, 0),
 ]
 VALID_ROWS = 160
 
@@ -90,11 +87,11 @@ def make(out, share, phi3v):
 
 def train(phi3v, out, before, after, stage):
     """Trains a model with a stage's rows, and makes a folder of it."""
-    kind, _, epochs, num_crops, batch, first, last, more = stage
+    kind, _, epochs, num_crops, batch, first, last = stage
     run_folder = out / f"run-{kind}"
     if not (after / "config.json").exists():
         resume = ["--resume"] if (run_folder / "training.safetensors").exists() else ["--force"]
-        run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING, *more,
+        run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING,
             "--epochs", epochs, "--num-crops", num_crops, "--batch-size", batch, "--learning-rate", first,
             "--min-learning-rate", last, *resume)
         dtype = ["--dtype", "bfloat16"] if after.name == "model" else []

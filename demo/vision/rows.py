@@ -20,14 +20,14 @@ HAMLET = Path(__file__).parent.parent / "hamlet.txt"
 @lru_cache
 def words(held_out):
     """Short words of *Hamlet*; one of five is held out."""
-    found = sorted(set(re.findall(r"\b[a-z]{3,5}\b", HAMLET.read_text().lower())))
+    found = sorted(set(re.findall(r"\b[a-z]{2,4}\b", HAMLET.read_text().lower())))
     random.Random("words").shuffle(found)
     few = [word.upper() for at, word in enumerate(found) if (at % 5 == 0) == held_out]
 
     def word(rng):
         # Letters without a sense teach to read letter by letter.
-        if not held_out and rng.random() < 0.4:
-            return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(2, 5)))
+        if not held_out and rng.random() < 0.3:
+            return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(2, 4)))
         return rng.choice(few)
     return word
 
@@ -62,8 +62,7 @@ def save(images, folder, name):
 
 
 def color_row(maker):
-    """Which color is where, where a color is, and how often: what is easy to see teaches how to look. Pictures of one tile are
-    quick to learn from, and to find what was asked about takes many."""
+    """Which color is where, where a color is, and how many there are: what is seen at once teaches how to look."""
     return maker.colored("grid")
 
 
@@ -72,53 +71,59 @@ def place_row(maker):
     return maker.colored(maker.rng.choice(list(scenes.PLACES)))
 
 
-def name_row(maker):
-    """What one thing is, or each of two; and what was learnt before. Where they are is not asked yet: as long as a thing is not
-    known, all that is learnt from that is not to look."""
-    draw = maker.rng.random()
-    if draw < 0.25:
-        return place_row(maker)
-    if draw < 0.67:
-        scene = maker.single()
-        scene.questions = scene.questions[:1]
-        return scene
-    return maker.named(maker.rng.choice(("row", "column")))
-
-
-def thing_row(maker):
-    """Mostly what one thing is, which takes the most pictures to learn; and enough of all else that can be seen."""
-    draw = maker.rng.random()
-    if draw < 0.76:
-        scene = maker.single() if draw < 0.64 else maker.named(maker.rng.choice(("row", "column")))
-        if draw < 0.64:
-            scene.questions = scene.questions[:1]
-        return scene
-    if draw < 0.82:
-        return place_row(maker)
-    scene = maker.rng.choice((maker.text, maker.count, maker.pair))()
-    scene.questions = maker.rng.sample(scene.questions, min(2, len(scene.questions)))
+def one_question(scene, maker):
+    """Of a scene that has several, of which one could tell another's answer; each skill as often as any other."""
+    skill = maker.rng.choice(sorted({skill for skill, *_ in scene.questions}))
+    scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])]
     return scene
 
 
+def read_row(maker):
+    """What it says."""
+    scene = maker.text()
+    scene.questions = [question for question in scene.questions if question[0] == "reading"][:1]
+    return scene
+
+
+def name_row(maker):
+    """Mostly what one thing is, or each of two; and a few of all others, so that nothing is new when they are asked more."""
+    draw = maker.rng.random()
+    if draw < 0.5:
+        scene = maker.single()
+        scene.questions = scene.questions[:1]
+        return scene
+    if draw < 0.68:
+        return maker.named(maker.rng.choice(("row", "column")))
+    if draw < 0.76:
+        return place_row(maker)
+    if draw < 0.86:
+        return read_row(maker)
+    return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count, maker.pair))(), maker)
+
+
 def look_row(maker):
-    """One question of a scene that is neither a name nor a color: the answer to another could tell it."""
-    scene = maker.rng.choice((maker.several, maker.several, maker.count))()
-    asked = [question for question in scene.questions if question[0] in ("counting", "position", "presence")]
-    skill = maker.rng.choice(sorted({skill for skill, *_ in asked}))
-    scene.questions = [maker.rng.choice([question for question in asked if question[0] == skill])]
+    """One question that only a look at places, or at several things, can answer."""
+    scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.pair))()
+    skill = maker.rng.choice(("position", "position", "presence", "counting"))
+    fitting = [question for question in scene.questions if question[0] == skill]
+    scene.questions = [maker.rng.choice(fitting or [question for question in scene.questions if question[0] != "naming"])]
     return scene
 
 
 def any_row(maker):
-    """Whatever can be asked about whatever scene: finding and counting most, as they are new."""
+    """Whatever can be asked about whatever scene; what it says, and where what is, the most."""
     draw = maker.rng.random()
-    if draw < 0.2:
+    if draw < 0.06:
         return place_row(maker)
-    if draw < 0.35:
+    if draw < 0.34:
         return name_row(maker)
-    if draw < 0.7:
+    if draw < 0.46:
+        return read_row(maker)
+    if draw < 0.74:
         return look_row(maker)
     scene = maker.scene()
+    if draw < 0.83:
+        return one_question(scene, maker)
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
     return scene
 

@@ -6,7 +6,8 @@ from PIL import Image
 import drawings
 from drawings import COLORS, SHAPES
 
-SIDE = 336
+# Half of a tile's, in which nothing is lost: most drawings come with 64 pixels.
+SIDE = 168
 PLACES = {
     "row": ["left", "right"], "column": ["top", "bottom"],
     "grid": ["top left", "top right", "bottom left", "bottom right"],
@@ -18,7 +19,9 @@ MIDDLES = {
     "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74),
     "top left": (0.26, 0.26), "top right": (0.74, 0.26), "bottom left": (0.26, 0.74), "bottom right": (0.74, 0.74),
 }
-IRREGULAR = {"fries": "fries", "glasses": "glasses", "grapes": "grapes", "scissors": "scissors", "bus": "buses", "snowman": "snowmen"}
+# Names that are spelled the same for one and for several, and the plurals of others that are not made by rule.
+EVEN = ("fries", "glasses", "grapes", "jeans", "lightning", "scissors", "spaghetti", "sunglasses", "sushi")
+IRREGULAR = {**{name: name for name in EVEN}, "avocado": "avocados", "leaf": "leaves", "piano": "pianos"}
 
 
 def plural(name):
@@ -35,7 +38,8 @@ def at(place):
 
 
 def a(name):
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    """With its article."""
+    return name if name in EVEN else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 @dataclass
@@ -46,6 +50,10 @@ class Scene:
 
     def ask(self, skill, answer, *texts):
         self.questions.append((skill, texts, str(answer)))
+
+    def ask_whether(self, name, there):
+        texts = "Is there {}?", "Do you see {}?", "Does the picture show {}?"
+        self.ask("presence", "yes" if there else "no", *(text.format(a(name)) for text in texts))
 
     def ask_what(self, name, place):
         self.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
@@ -86,8 +94,8 @@ class Maker:
         rng, name = self.rng, name or self.rng.choice(self.names)
         color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
         canvas = self.canvas(color)
-        drawing, own = self.drawn(name, self.size(120, 320))
-        self.paste(canvas, drawing, 0.5, 0.5, 0.2)
+        drawing, own = self.drawn(name, self.size(100, 164))
+        self.paste(canvas, drawing, 0.5, 0.5, 0.1)
         scene = Scene([canvas])
         scene.ask("naming", name, "What is this?", "What is in the picture?", "What do you see?")
         if color:
@@ -132,18 +140,15 @@ class Maker:
         names = dict(zip(PLACES[kind], self.rng.sample(self.names, len(PLACES[kind]))))
         canvas = self.canvas(kind=kind)
         for place, name in names.items():
-            self.paste(canvas, self.drawn(name, self.size(95, 155))[0], *MIDDLES[place], 0.05)
+            self.paste(canvas, self.drawn(name, self.size(52, 80))[0], *MIDDLES[place], 0.05)
         scene = Scene([canvas])
         for place, name in names.items():
             scene.ask_what(name, place)
         return scene
 
     def exists(self, scene, names):
-        rng = self.rng
-        texts = "Is there {}?", "Do you see {}?", "Does the picture show {}?"
-        present, absent = rng.choice(names), rng.choice([name for name in self.names if name not in names])
-        for name, answer in ((present, "yes"), (absent, "no")):
-            scene.ask("presence", answer, *(text.format(a(name)) for text in texts))
+        scene.ask_whether(self.rng.choice(names), True)
+        scene.ask_whether(self.rng.choice([name for name in self.names if name not in names]), False)
 
     def several(self):
         """Two things that have a tile each, drawings or shapes of one color; or two or three shapes at four places."""
@@ -158,7 +163,7 @@ class Maker:
         color = rng.choice(list(COLORS)) if rng.random() < 0.25 else None
         canvas, colors = self.canvas(color, kind), {}
         for name, place in zip(names, places):
-            size = self.size(95, 155)
+            size = self.size(52, 80)
             if name in SHAPES:
                 colors[name] = rng.choice([other for other in COLORS if other != color and (color or other != "white")])
                 drawing = drawings.shape(name, colors[name], size, rng)
@@ -210,7 +215,7 @@ class Maker:
             color = rng.choice(drawings.INKS)
             file = name not in SHAPES and rng.choice(self.source.drawings(name))
             for _ in range(count):
-                size = self.size(95, 155)
+                size = self.size(52, 80)
                 drawing = drawings.slightly(drawings.fitted(drawings.read(file), size), rng) if file else drawings.shape(name, color, size, rng)
                 self.paste(canvas, drawing, *MIDDLES[places.pop()], 0.05)
         scene = Scene([canvas])
@@ -223,27 +228,31 @@ class Maker:
         return scene
 
     def text(self):
-        """A word or a number, sometimes with a thing at the other place."""
+        """A word or a number of up to four letters, alone or with a thing at the other place. Letters are as far from each
+        other as patches are, and about in their middles."""
         rng = self.rng
         number = rng.random() < 0.45
         text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
         color, ink = rng.choice((("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"),
                                  ("white", "red"), ("white", "blue"), ("red", "white"), ("green", "white"), (None, "black")))
-        kind = rng.choice(("row", "column"))
-        here, there = rng.sample(PLACES[kind], 2)
+        kind = rng.choice(("row", "column", "grid", "grid"))
         canvas = self.canvas(color, kind)
-        written = drawings.written(self.source, text, self.size(110, 150) if len(text) > 1 else 60,
-                                   drawings.near(ink, rng), rng)
-        self.paste(canvas, written, *MIDDLES[here], 0.05)
+        cell = min(canvas.size) // 4
+        written = drawings.written(self.source, text, cell, drawings.near(ink, rng), rng)
+        here, there = rng.sample(PLACES[kind], 2) if kind != "grid" else (None, None)
+        left, top = (canvas.width // 2 if here == "right" else 0), (canvas.height // 2 if here == "bottom" else 0)
+        shake = lambda: round(self.spread * rng.uniform(-0.1, 0.1) * cell)
+        canvas.paste(written, (left + shake(), top + cell * rng.randint(1, 2) + shake()), written)
         scene = Scene([canvas])
-        if rng.random() < 0.5:
+        if here and rng.random() < 0.5:
             name = rng.choice(self.names)
-            self.paste(canvas, self.drawn(name, self.size(95, 155))[0], *MIDDLES[there], 0.05)
+            self.paste(canvas, self.drawn(name, self.size(52, 80))[0], *MIDDLES[there], 0.05)
             scene.ask("naming", name, f"What is {at(there)}?", "Which thing do you see?")
         what = "number" if number else "word"
         scene.ask("reading", text, "What does it say?", f"Read the {what}.", f"What is the {what}?")
         scene.ask("reading", what, "Is this a word or a number?")
-        scene.ask("position", here, "Where is the text?")
+        if here:
+            scene.ask("position", here, "Where is the text?")
         if color:
             scene.ask("color", color, "What color is the background?")
         scene.ask("color", ink, "What color is the text?")
@@ -258,7 +267,7 @@ class Maker:
         canvases = []
         for name in (first, second):
             canvas = self.canvas()
-            self.paste(canvas, self.drawn(name, self.size(120, 320))[0], 0.5, 0.5, 0.15)
+            self.paste(canvas, self.drawn(name, self.size(100, 164))[0], 0.5, 0.5, 0.1)
             canvases.append(canvas)
         scene = Scene(canvases)
         same = "yes" if first == second else "no"
@@ -271,5 +280,5 @@ class Maker:
         return scene
 
     def scene(self):
-        kinds = [(self.single, 14), (self.several, 44), (self.count, 18), (self.text, 14), (self.pair, 10)]
+        kinds = [(self.single, 14), (self.several, 36), (self.count, 18), (self.text, 22), (self.pair, 10)]
         return self.rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = {"naming": 36}
 OTHERS = 10
 # What the model does not know, and learns in a test.
-NEW = "koala"
+NEW = "ghost"
 NEW_ROWS, NEW_TESTS = 20, 8
 PICTURE = ROOT / "assets/demo.png"
 SHOWN = {"left": "cat", "right": "rocket"}
@@ -48,12 +48,12 @@ def sample(held_out, into):
 
 
 def picture(packages):
-    """A scene for README, in the held-out style."""
-    source, canvas = drawings.Source(packages, held_out=True), Image.new("RGB", scenes.SIDES["row"], "white")
+    """A scene for README, in the held-out style, and twice as large as those that are learnt."""
+    source, canvas = drawings.Source(packages, held_out=True), Image.new("RGB", [2 * side for side in scenes.SIDES["row"]], "white")
     maker = scenes.Maker(source, None, random.Random(0))
     maker.spread = 0
     for place, name in SHOWN.items():
-        drawing = drawings.fitted(drawings.read(source.drawings(name)[0]), 135)
+        drawing = drawings.fitted(drawings.read(source.drawings(name)[0]), 148)
         maker.paste(canvas, drawing, *scenes.MIDDLES[place], 0)
     return canvas
 

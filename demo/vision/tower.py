@@ -4,13 +4,13 @@ What a thing is can be told from that at once; random weights find their way to 
 """
 import numpy as np
 
-SIDE, PATCH = 336, 42
+SIDE, PATCH = 336, 84
 GRID = SIDE // PATCH
-VISION = {"hidden_size": 192, "intermediate_size": 1536, "num_attention_heads": 12, "num_hidden_layers": 2}
+VISION = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 16, "num_hidden_layers": 2}
 WIDTH, HEADS = VISION["hidden_size"], VISION["num_attention_heads"]
 HEAD_DIM = WIDTH // HEADS
 # Of places along an axis, in radians per patch.
-FREQUENCIES = np.pi * np.array([1, 3, 6, 10]) / 16
+FREQUENCIES = np.pi * np.array([1, 2]) / GRID
 # Numbers that tell the place, the first of each vector: sine and cosine of each frequency along a line, then down a column.
 PLACE = 4 * len(FREQUENCIES)
 
@@ -40,28 +40,22 @@ def waves_of_patches():
     filters = [np.zeros((3, PATCH, PATCH))] * PLACE
     for _, color, y, x in ranked:
         wave = np.outer(np.cos(y * at), np.cos(x * at))
-        scale = (0.029 if color else 0.0145) * (0.3 + 0.7 * (x * x + y * y) ** 0.5)
+        scale = (0.0145 if color else 0.00725) * (0.3 + 0.7 * (x * x + y * y) ** 0.5)
         filters.append(colors[color][:, None, None] * wave / np.linalg.norm(wave) * scale)
     return np.stack(filters).astype(np.float32)
 
 
-def regions(columns, lines):
-    """Weights with which each head attends to a part of the picture, of so many beside and below each other, and takes its
-    lowest waves."""
-    middles = lambda count: (np.arange(count) + 0.5) * GRID / count - 0.5
+def regions():
+    """Weights with which each head attends to a patch, and takes its lowest waves."""
     values, bias = np.zeros((WIDTH, WIDTH), np.float32), np.zeros(WIDTH, np.float32)
-    for head, (x, y) in enumerate((x, y) for y in middles(lines) for x in middles(columns)):
-        start = HEAD_DIM * head
-        bias[start : start + PLACE] = 0.18 * np.concatenate([waves([x])[0], waves([y])[0]])
+    for head in range(HEADS):
+        start, (y, x) = HEAD_DIM * head, divmod(head, GRID)
+        bias[start : start + PLACE] = 0.5 * np.concatenate([waves([x])[0], waves([y])[0]])
         values[start : start + HEAD_DIM, PLACE : PLACE + HEAD_DIM] = np.eye(HEAD_DIM)
     return {"q_proj.weight": np.zeros_like(values), "q_proj.bias": bias, "v_proj.weight": values, "v_proj.bias": np.zeros_like(bias)}
 
 
-# What the heads of each layer look at first.
-LOOKS = [regions(4, 3), regions(3, 4)]
-
-
-def begin(arrays, layer, at):
+def begin(arrays, layer):
     """Writes a layer's queries, keys and values, and changes its random weights into those that it begins with."""
     # What is looked at is told by the place, which is kept as it is.
     arrays[f"{layer}.layer_norm1.weight"][:PLACE] = 3
@@ -70,5 +64,5 @@ def begin(arrays, layer, at):
     keys = np.zeros((WIDTH, WIDTH), np.float32)
     for start in range(0, WIDTH, HEAD_DIM):
         keys[start : start + PLACE, :PLACE] = np.eye(PLACE)
-    for name, array in {"k_proj.weight": keys, "k_proj.bias": np.zeros(WIDTH, np.float32), **LOOKS[at]}.items():
+    for name, array in {"k_proj.weight": keys, "k_proj.bias": np.zeros(WIDTH, np.float32), **regions()}.items():
         arrays[f"{layer}.self_attn.{name}"] = array
