@@ -241,8 +241,9 @@ def written(source, text, pitch, ink, rng):
     path = source.packages / FONTS[rng.choice(source.fonts())].format(rng.choice((400, 700)))
     font = ImageFont.truetype(path, round(pitch * rng.uniform(1, 1.15)))
     image = Image.new("RGBA", (pitch * len(text), pitch))
+    draw = ImageDraw.Draw(image)
     for at, letter in enumerate(text):
-        ImageDraw.Draw(image).text(((at + 0.5) * pitch, 0.86 * pitch), letter, ink + (255,), font, anchor="ms")
+        draw.text(((at + 0.5) * pitch, 0.86 * pitch), letter, ink + (255,), font, anchor="ms")
     return image
 
 

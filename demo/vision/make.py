@@ -12,6 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# Held-out rows are looked at in the end only: of several times, the best one would be kept, and what was learnt after it lost.
 TRAINING = ["--fine-tune-type", "full", "--dtype", "bfloat16", "--optimizer", "muon", "--steps-per-report", "25",
             "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision"]
 # What is learnt after what: the kind of rows, how many, how often each, of how many tiles at most, how many at once, and the

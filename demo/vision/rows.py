@@ -71,9 +71,10 @@ def place_row(maker):
     return maker.colored(maker.rng.choice(list(scenes.PLACES)))
 
 
-def one_question(scene, maker):
-    """Of a scene that has several, of which one could tell another's answer; each skill as often as any other."""
-    skill = maker.rng.choice(sorted({skill for skill, *_ in scene.questions}))
+def one_question(scene, maker, skills=None):
+    """Of a scene that has several, of which one could tell another's answer; each of the skills as often as it is listed."""
+    found = sorted({skill for skill, *_ in scene.questions})
+    skill = maker.rng.choice([skill for skill in skills or found if skill in found])
     scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])]
     return scene
 
@@ -104,10 +105,7 @@ def name_row(maker):
 def look_row(maker):
     """One question that only a look at places, or at several things, can answer."""
     scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.pair))()
-    skill = maker.rng.choice(("position", "position", "presence", "counting"))
-    fitting = [question for question in scene.questions if question[0] == skill]
-    scene.questions = [maker.rng.choice(fitting or [question for question in scene.questions if question[0] != "naming"])]
-    return scene
+    return one_question(scene, maker, ("position", "position", "presence", "counting", "comparison"))
 
 
 def any_row(maker):

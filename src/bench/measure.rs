@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use mlx_rs::transforms::eval;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -19,7 +20,6 @@ use crate::memory;
 use crate::models::Model;
 use crate::processor::Tiles;
 use crate::processor::image_source::{self, ImageLimits};
-use mlx_rs::transforms::eval;
 
 /// Somebody broke off.
 #[derive(Debug)]

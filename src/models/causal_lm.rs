@@ -133,23 +133,20 @@ impl Step<'_, '_> {
         if self.places.len() == 1 {
             return attention(queries, keys, values, scale, self.mask);
         }
-        // Rows of one length that follow one another are a batch.
-        let runs: Vec<(i32, i32)> = self
-            .places
-            .chunk_by(|(a, _), (b, _)| a.len() == b.len())
-            .map(|run| (run.len() as i32, run[0].0.len() as i32))
-            .collect();
-        let [queries, keys, values] =
-            [queries, keys, values].map(|all| split(all, runs.iter().map(|(rows, n)| rows * n), 2));
-        let (queries, keys, values) = (queries?, keys?, values?);
-        let seen = runs.iter().enumerate().map(|(run, &(rows, n))| {
-            let batch =
-                |all: &[Array]| all[run].reshape(&[-1, rows, n, all[run].dim(3)])?.transpose_axes(&[1, 0, 2, 3]);
-            attention(&batch(&queries)?, &batch(&keys)?, &batch(&values)?, scale, self.mask)?.reshape(&[
-                1,
-                rows * n,
-                -1,
-            ])
+        // Rows of one length that follow one another are a batch: how many rows, and how long.
+        let runs = self.places.chunk_by(|(a, _), (b, _)| a.len() == b.len());
+        let runs: Vec<(i32, i32)> = runs.map(|run| (run.len() as i32, run[0].0.len() as i32)).collect();
+        let batches = |all: &Array| -> Result<Vec<Array>, Exception> {
+            let batches = split(all, runs.iter().map(|(rows, n)| rows * n), 2)?;
+            let batch = |(batch, &(rows, n)): (&Array, &(i32, i32))| {
+                batch.reshape(&[-1, rows, n, all.dim(3)])?.transpose_axes(&[1, 0, 2, 3])
+            };
+            batches.iter().zip(&runs).map(batch).collect()
+        };
+        let (queries, keys, values) = (batches(queries)?, batches(keys)?, batches(values)?);
+        let seen = queries.iter().zip(&keys).zip(&values).map(|((queries, keys), values)| {
+            let seen = attention(queries, keys, values, scale, self.mask)?;
+            seen.reshape(&[1, -1, seen.dim(2)])
         });
         concatenate(&seen.collect::<Result<Vec<_>, _>>()?, 1)
     }
