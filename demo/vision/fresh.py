@@ -1,8 +1,9 @@
 """A model that has learnt nothing yet: its files, its tokenizer and random weights."""
 import json
+import shutil
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import decoder
@@ -123,3 +124,16 @@ def write(folder, texts, vocab_size=1024, num_crops=2):
     put("generation_config.json", {"bos_token_id": 1, "eos_token_id": [SPECIAL.index("<|end|>"), SPECIAL.index("<|endoftext|>")]})
     put("config.json", config(vocab_size))
     save_file(weights(vocab_size), folder / "model.safetensors", {"format": "pt"})
+
+
+def shortened(model, into, by):
+    """A copy of a model whose vectors of pictures are so much shorter. They grow from step to step, until what the decoder adds
+    to them is next to nothing beside them, and no layer can make out more of them."""
+    shutil.rmtree(into, ignore_errors=True)
+    shutil.copytree(model, into, ignore=shutil.ignore_patterns("*.index.json"))
+    path = into / "model.safetensors"
+    arrays = load_file(path)
+    for name in ("weight", "bias"):
+        arrays[f"model.vision_embed_tokens.img_projection.2.{name}"] /= by
+    save_file(arrays, path, {"format": "mlx"})
+    return into

@@ -14,13 +14,21 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Held-out rows are looked at in the end only: of several times, the best one would be kept, and what was learnt after it lost.
 TRAINING = ["--fine-tune-type", "full", "--dtype", "bfloat16", "--optimizer", "muon", "--steps-per-report", "25",
-            "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision"]
-# What is learnt after what: the kind of rows, how many, how often each, of how many tiles at most, how many at once, and the
-# first and the last learning rate.
+            "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision", "--epochs", "1",
+            "--batch-size", "64"]
+# What is learnt after what: the kind of rows, how many, of how many tiles at most, the first and the last learning rate, and
+# by how much a picture's vectors are made shorter before.
 STAGES = [
-    ("color_row", 12800, 1, 1, 64, 3e-3, 2e-3),
-    ("name_row", 38400, 1, 2, 64, 3e-3, 2e-3),
-    ("any_row", 64000, 1, 2, 64, 3e-3, 0),
+    ("color_row", 12800, 1, 3e-3, 2e-3, 1),
+    ("place_row", 7680, 2, 3e-3, 2e-3, 1),
+    ("few_row", 12800, 2, 3e-3, 2e-3, 1),
+    ("fewer_row", 9600, 2, 3e-3, 2.5e-3, 1),
+    ("name_row", 32000, 2, 3e-3, 2e-3, 1),
+    ("again_row", 9600, 2, 3e-3, 2.5e-3, 1),
+    ("wide_row", 12800, 2, 2.5e-3, 1.5e-3, 1),
+    ("wider_row", 12800, 2, 2e-3, 1e-3, 8),
+    ("any_row", 59200, 2, 2e-3, 0, 1),
+    ("last_row", 22400, 2, 1.5e-3, 0, 1),
 ]
 VALID_ROWS = 160
 
@@ -56,7 +64,10 @@ def main():
     make(args.out.resolve(), args.share, args.phi3v.resolve())
     if args.ship:
         import ship
+        import terminal
         ship.ship(args.out.resolve())
+        run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
+        terminal.draw(ROOT / "target/release/phi3v", ROOT, ship.PICTURE)
 
 
 def make(out, share, phi3v):
@@ -77,8 +88,8 @@ def make(out, share, phi3v):
         rows.testing(packages, held_out)
     if not (model / "config.json").exists():
         fresh.write(model, rows.texts(packages))
-    for at, stage in enumerate(STAGES):
-        model = train(phi3v, out, model, out / ("model" if at == len(STAGES) - 1 else f"after-{stage[0]}"), stage)
+    for stage in STAGES:
+        model = train(phi3v, out, model, out / ("model" if stage is STAGES[-1] else f"after-{stage[0]}"), stage)
     for bits in (8, 4):
         if not (quantized := out / f"model-{bits}bit").exists():
             run(phi3v, "convert", "--hf-path", model, "-q", "--q-bits", bits, "--mlx-path", quantized)
@@ -88,13 +99,16 @@ def make(out, share, phi3v):
 
 def train(phi3v, out, before, after, stage):
     """Trains a model with a stage's rows, and makes a folder of it."""
-    kind, _, epochs, num_crops, batch, first, last = stage
+    import fresh
+
+    kind, _, num_crops, first, last, shorter = stage
     run_folder = out / f"run-{kind}"
     if not (after / "config.json").exists():
+        if shorter != 1:
+            before = fresh.shortened(before, out / f"before-{kind}", shorter)
         resume = ["--resume"] if (run_folder / "training.safetensors").exists() else ["--force"]
         run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING,
-            "--epochs", epochs, "--num-crops", num_crops, "--batch-size", batch, "--learning-rate", first,
-            "--min-learning-rate", last, *resume)
+            "--num-crops", num_crops, "--learning-rate", first, "--min-learning-rate", last, *resume)
         dtype = ["--dtype", "bfloat16"] if after.name == "model" else []
         run(phi3v, "lora", "fuse", "--model", before, "--adapter", run_folder, "-o", after, *dtype)
     return after

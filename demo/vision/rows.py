@@ -86,44 +86,122 @@ def read_row(maker):
     return scene
 
 
-def name_row(maker):
-    """Mostly what one thing is, or each of two; and a few of all others, so that nothing is new when they are asked more."""
+def what_row(maker):
+    """What one large thing is."""
+    scene = maker.single()
+    scene.questions = scene.questions[:1]
+    return scene
+
+
+def find_row(maker, share=0.6, every=(1,), whether=True):
+    """A share asks where a thing is, and whether another is there, of as many things as are left of all when only every so-manyth
+    is taken; the others ask what it is."""
     draw = maker.rng.random()
-    if draw < 0.5:
-        scene = maker.single()
-        scene.questions = scene.questions[:1]
+    if draw < share:
+        maker.names = maker.names[:: maker.rng.choice(every)]
+        scene = maker.found()
+        if not whether:
+            scene.questions = scene.questions[:1]
         return scene
-    if draw < 0.68:
-        return maker.named(maker.rng.choice(("row", "column")))
-    if draw < 0.76:
+    return maker.named() if draw < share + 0.15 else what_row(maker)
+
+
+def seek_row(maker, whether):
+    """Where a thing is; a share asks whether one is there instead."""
+    scene = maker.found()
+    scene.questions = [scene.questions[maker.rng.random() < whether]]
+    return scene
+
+
+def few_row(maker):
+    """Nothing but a dozen things. That a word can be looked for is learnt from some thousands of questions after few things,
+    and of a hundred things from the start not from many times as many."""
+    maker.names = maker.names[::8]
+    return place_row(maker) if maker.rng.random() < 0.05 else find_row(maker)
+
+
+def fewer_row(maker):
+    """Nothing but seven."""
+    maker.names = maker.names[::16]
+    return place_row(maker) if maker.rng.random() < 0.05 else find_row(maker, 0.73)
+
+
+def again_row(maker):
+    """Where one of seven is, which was forgotten over the names of all."""
+    return find_row(maker, 0.65, (16,))
+
+
+def wide_row(maker):
+    """Where one of seven, of thirteen, of more is: what can be found already holds what is new."""
+    return find_row(maker, 0.62, (16, 8, 4, 1), whether=False)
+
+
+def wider_row(maker):
+    """The same, half of it of all things."""
+    return find_row(maker, 0.62, (16, 4, 1, 1), whether=False)
+
+
+def name_row(maker):
+    """Mostly what one thing is, or each of two, and where; and a few of all others, so that nothing is new when they are asked
+    more."""
+    draw = maker.rng.random()
+    if draw < 0.34:
+        return what_row(maker)
+    if draw < 0.46:
+        return maker.named()
+    if draw < 0.80:
+        return find_row(maker)
+    if draw < 0.84:
         return place_row(maker)
-    if draw < 0.86:
+    if draw < 0.93:
         return read_row(maker)
     return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count, maker.pair))(), maker)
 
 
 def look_row(maker):
-    """One question that only a look at places, or at several things, can answer."""
+    """One question, mostly one that only a look at places, or at several things, can answer."""
     scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.pair))()
-    return one_question(scene, maker, ("position", "position", "presence", "counting", "comparison"))
+    return one_question(scene, maker, ("position", "position", "presence", "counting", "comparison", "color"))
 
 
 def any_row(maker):
     """Whatever can be asked about whatever scene; what it says, and where what is, the most."""
     draw = maker.rng.random()
-    if draw < 0.06:
+    if draw < 0.15:
+        return seek_row(maker, 0.4)
+    if draw < 0.2:
         return place_row(maker)
-    if draw < 0.34:
+    if draw < 0.42:
         return name_row(maker)
-    if draw < 0.46:
+    if draw < 0.54:
         return read_row(maker)
-    if draw < 0.74:
+    if draw < 0.78:
         return look_row(maker)
     scene = maker.scene()
-    if draw < 0.83:
+    if draw < 0.86:
         return one_question(scene, maker)
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
     return scene
+
+
+def talk_row(maker):
+    """Two or three questions of a kind, so that later ones can be short."""
+    scene, starts = maker.several(), maker.rng.choice((("Where is ",), ("What is at ", "What is on ")))
+    alike = [(skill, texts[:1], answer) for skill, texts, answer in scene.questions if texts[0].startswith(starts)]
+    scene.questions = maker.rng.sample(alike, min(len(alike), maker.rng.randint(2, 3)))
+    return scene
+
+
+def last_row(maker):
+    """What is still the weakest."""
+    draw = maker.rng.random()
+    if draw < 0.36:
+        return any_row(maker)
+    if draw < 0.55:
+        return talk_row(maker)
+    if draw < 0.81:
+        return seek_row(maker, 0.6)
+    return one_question(maker.several(), maker, ("position", "position", "presence"))
 
 
 def asked(job):
@@ -159,12 +237,12 @@ def write(path, rows):
 def training(kind, packages, folder, count, held_back, seed=0):
     """So many rows of a kind, and a few of them that training is watched with."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    source = drawings.Source(packages, held_out=False, without=() if kind is any_row else (drawings.PHOTOS,))
+    source = drawings.Source(packages, held_out=False, without=() if kind in (any_row, last_row) else (drawings.PHOTOS,))
     jobs = [(kind, index, seed, source, folder) for index in range(count)]
     with Pool() as pool:
         rows = pool.map(training_row, jobs, chunksize=50)
     if kind is any_row:
-        for path, chosen in islice(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder), count // 10):
+        for path, chosen in islice(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder), count // 20):
             rows.append({"images": [path], "messages": messages(chosen[:5], 1)})
     random.Random(seed).shuffle(rows)
     write(folder / "train.jsonl", rows[:-held_back])

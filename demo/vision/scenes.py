@@ -58,6 +58,9 @@ class Scene:
     def ask_what(self, name, place):
         self.ask("naming", name, f"What is {at(place)}?", f"What do you see {at(place)}?")
 
+    def ask_where(self, name, place):
+        self.ask("position", place, f"Where is the {name}?", f"At which place is the {name}?")
+
 
 class Maker:
     """Makes scenes from a source of drawings and a source of random numbers."""
@@ -135,20 +138,40 @@ class Maker:
                 scene.ask("color", color, f"What color is {at(place)}?")
         return scene
 
-    def named(self, kind):
-        """A drawing at each place of a kind, all asked about."""
-        names = dict(zip(PLACES[kind], self.rng.sample(self.names, len(PLACES[kind]))))
+    def two(self):
+        """A drawing at each of two places, and who stands where."""
+        kind = self.rng.choice(("row", "column"))
+        where = dict(zip(self.rng.sample(self.names, 2), PLACES[kind]))
         canvas = self.canvas(kind=kind)
-        for place, name in names.items():
+        for name, place in where.items():
             self.paste(canvas, self.drawn(name, self.size(52, 80))[0], *MIDDLES[place], 0.05)
-        scene = Scene([canvas])
-        for place, name in names.items():
+        return Scene([canvas]), where
+
+    def named(self):
+        """Two things: what they are."""
+        scene, where = self.two()
+        for name, place in where.items():
             scene.ask_what(name, place)
         return scene
 
+    def found(self):
+        """Two things: where the one is, and whether the other is there, or something else is. Neither tells the other's answer."""
+        scene, where = self.two()
+        first, second = self.rng.sample(list(where), 2)
+        scene.ask_where(first, where[first])
+        if self.rng.random() < 0.5:
+            scene.ask_whether(second, True)
+        else:
+            scene.ask_whether(self.other(where), False)
+        return scene
+
+    def other(self, names):
+        """The name of something else."""
+        return self.rng.choice([name for name in self.names if name not in names])
+
     def exists(self, scene, names):
         scene.ask_whether(self.rng.choice(names), True)
-        scene.ask_whether(self.rng.choice([name for name in self.names if name not in names]), False)
+        scene.ask_whether(self.other(names), False)
 
     def several(self):
         """Two things that have a tile each, drawings or shapes of one color; or two or three shapes at four places."""
@@ -186,7 +209,7 @@ class Maker:
         """Questions about who stands where."""
         for name, place in where.items():
             scene.ask_what(name, place)
-            scene.ask("position", place, f"Where is the {name}?", f"At which place is the {name}?")
+            scene.ask_where(name, place)
         for first, here in where.items():
             for second, there in where.items():
                 (x1, y1), (x2, y2) = MIDDLES[here], MIDDLES[there]
