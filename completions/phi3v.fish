@@ -41,7 +41,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s p -l prompt -d 
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s n -l max-tokens -d 'The most tokens to generate' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l stop -d 'A text that ends the answer and is not part of it; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -98,7 +98,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s s -l system -d 'Wha
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s n -l max-tokens -d 'The most tokens of an answer' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l stop -d 'A text that ends an answer and is not part of it; repeat it for several' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l history -d 'Where the lines typed in a terminal are kept [default: phi3v/history in the folder for programs\' state]' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -139,7 +139,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s h -l help -d 'Print
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l data -d 'What to learn: a file of JSON lines or Parquet, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s o -l adapter-path -d 'Where the adapter and all about the run are written' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -207,7 +207,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "export" -d 'Write an adapter as another program wants it'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l data -d 'The rows, as for training: a file, or a folder with test.jsonl' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -228,7 +228,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s o -l save-path -d 'Where the model goes' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from fuse" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -273,7 +273,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -302,7 +302,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -333,7 +333,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -378,7 +378,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -426,7 +426,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'
@@ -553,7 +553,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l warmup -d 'Rounds 
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s o -l output -d 'Write the report as JSON to this file, too' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l compare -d 'Tell how speeds changed since this report of the same machine and model was written' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l max-regression -d 'Fail where a phase lost more of its median speed than this, and no repetition was as fast as the slowest then' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s m -l model -d 'Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
 float32\t'32-bit floats: exact, twice the memory'

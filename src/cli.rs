@@ -76,11 +76,12 @@ pub(crate) const DEFAULT_MODEL: &str = "microsoft/Phi-3.5-vision-instruct";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, a GGUF file, or an id on the Hugging Face hub
+    /// Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo
     ///
-    /// A hub model is looked for in the cache that Python tools use, and fetched into it if need be. The variables
-    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there. Without --model it is
-    /// microsoft/Phi-3.5-vision-instruct, where that was downloaded before.
+    /// demo is a small model that comes with phi3v and knows a hundred drawn things. A hub model is looked for in the
+    /// cache that Python tools use, and fetched into it if need be. The variables HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+    /// HF_ENDPOINT and HF_HUB_OFFLINE work as they do there. Without --model it is microsoft/Phi-3.5-vision-instruct,
+    /// where that was downloaded before.
     #[arg(short, long, value_name = "FOLDER|ID", env = "PHI3V_MODEL", hide_env_values = true)]
     pub(crate) model: Option<String>,
     /// Branch, tag or commit of a hub model

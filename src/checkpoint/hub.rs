@@ -1,9 +1,9 @@
 //! Model location: from what follows `--model` to a folder that holds the whole model.
 //!
-//! A folder or a GGUF file is taken as it is; a hub id (`org/name`) is looked up in the cache that Python's `huggingface_hub`
-//! keeps, and fetched into it where files are missing. This file decides which folder and which files;
-//! `hub/download.rs` moves the bytes. Whether the files make sense is the loader's business. The way back, from a
-//! folder to the hub, is `hub/upload.rs`.
+//! A folder or a GGUF file is taken as it is; `demo` is the model that comes with the program; a hub id (`org/name`) is
+//! looked up in the cache that Python's `huggingface_hub` keeps, and fetched into it where files are missing. This file
+//! decides which folder and which files; `hub/download.rs` moves the bytes. Whether the files make sense is the loader's
+//! business. The way back, from a folder to the hub, is `hub/upload.rs`.
 //!
 //! The cache of one model, `models--org--name`:
 //!
@@ -23,8 +23,8 @@ use self::cache::{Repo, missing_from, shards};
 pub use self::error::HubError;
 pub use self::settings::HubSettings;
 pub use self::upload::{check_upload, upload};
-use super::INDEX;
 use super::identity::hex;
+use super::{INDEX, demo};
 
 mod cache;
 mod client;
@@ -56,7 +56,8 @@ impl Progress for () {
     fn warn(&self, _message: &str) {}
 }
 
-/// Returns the folder of `model`, a folder, a GGUF file or a hub id, fetching what the cache does not have.
+/// Returns the folder of `model`: a folder, a GGUF file, [`demo::NAME`] or a hub id, of which is fetched what the cache does
+/// not have.
 ///
 /// A commit hash that is whole in the cache needs no network. A branch or tag is asked of the hub; if the hub cannot
 /// be reached, what the cache has for it is used with a warning, provided it is whole.
@@ -70,7 +71,7 @@ pub fn locate(
     settings: &HubSettings,
     progress: &dyn Progress,
 ) -> Result<PathBuf, HubError> {
-    if let Some(folder) = local_folder(model, revision)? {
+    if let Some(folder) = local_folder(model, revision, settings)? {
         return Ok(folder);
     }
     let repo = Repo::new(model, revision.unwrap_or(DEFAULT_REVISION), &settings.cache)?;
@@ -100,13 +101,16 @@ pub fn is_cached(model: &str, revision: Option<&str>, settings: &HubSettings) ->
 }
 
 /// `model` as a folder, or `None` if it is spelled like a hub id and no such folder exists.
-fn local_folder(model: &str, revision: Option<&str>) -> Result<Option<PathBuf>, HubError> {
+fn local_folder(model: &str, revision: Option<&str>, settings: &HubSettings) -> Result<Option<PathBuf>, HubError> {
     let path = Path::new(model);
-    if path.is_dir() {
+    // Before a folder of that name, as there is one where phi3v is built.
+    let is_demo = model == demo::NAME;
+    if is_demo || path.is_dir() {
         return match revision {
             Some(revision) => {
                 Err(HubError::RevisionOfFolder { folder: model.to_owned(), revision: revision.to_owned() })
             }
+            None if is_demo => demo::unpack(&settings.unpacked).map(Some).map_err(HubError::Demo),
             None => Ok(Some(path.to_owned())),
         };
     }

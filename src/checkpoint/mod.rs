@@ -4,6 +4,7 @@
 pub mod arrays;
 pub mod config;
 pub mod conversion;
+pub mod demo;
 pub mod gguf;
 pub mod hub;
 pub mod identity;

@@ -8,6 +8,7 @@ use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
 use phi3v::cache::CacheSettings;
+use phi3v::checkpoint::demo;
 use phi3v::checkpoint::hub::{HubSettings, is_cached, locate};
 use phi3v::checkpoint::identity::identity;
 use phi3v::checkpoint::weights::Attached;
@@ -40,8 +41,9 @@ pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
     let (settings, revision) = (HubSettings::from_env(), args.revision.as_deref());
     ensure!(
         args.model.is_some() || is_cached(DEFAULT_MODEL, revision, &settings),
-        "no model is named: --model {DEFAULT_MODEL} would download 8.3 GB; a folder or a GGUF file works at once, and the \
-         variable PHI3V_MODEL names one, too"
+        "no model is named: --model {} works at once, as it comes with phi3v; --model {DEFAULT_MODEL} would download \
+         8.3 GB; it may be a folder or a GGUF file, too, and the variable PHI3V_MODEL stands for it",
+        demo::NAME
     );
     let folder = locate(args.name(), revision, &settings, ui)?;
     let files = ModelFiles::read(&folder)?;

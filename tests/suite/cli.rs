@@ -151,7 +151,7 @@ fn what_is_wrong_with_prompts_and_models_is_said() {
     fails(1, &["generate", "-m", "org/model", "-p", "Hi"], "HF_HUB_OFFLINE");
     // Nobody downloads 8 GB by accident.
     fails(1, &["generate", "-p", "Hi"], "--model microsoft/Phi-3.5-vision-instruct would download 8.3 GB");
-    fails(1, &["chat"], "no model is named");
+    fails(1, &["chat"], "no model is named: --model demo works at once");
     let args = ["generate", "-p", "Hi", "-n", "1"];
     let named = phi3v(&args).env("PHI3V_MODEL", &tiny).output().unwrap();
     assert!(named.status.success(), "{}", text(&named.stderr));

@@ -92,7 +92,7 @@ pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) fn phi3v(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("phi3v"));
     command.args(args).env_remove("HF_TOKEN").env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent");
-    command.env_remove("PHI3V_MODEL");
+    command.env_remove("PHI3V_MODEL").env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

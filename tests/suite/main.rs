@@ -10,6 +10,7 @@ mod cli;
 mod common;
 mod constrain;
 mod convert;
+mod demo;
 mod docs;
 mod engine;
 mod eval;

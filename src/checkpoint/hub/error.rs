@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // of the fields: the messages below show what each one is
 pub enum HubError {
+    /// The demo model cannot be unpacked.
+    #[error("{0:#}; the demo model is unpacked there: name a folder that can be written as XDG_CACHE_HOME")]
+    Demo(anyhow::Error),
     /// A revision was asked of a local folder, which has none.
     #[error("--revision {revision} has no meaning for the local folder {folder}; leave it out")]
     RevisionOfFolder { folder: String, revision: String },

@@ -16,6 +16,8 @@ pub(super) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct HubSettings {
     /// Folder with the `models--*` folders.
     pub cache: PathBuf,
+    /// Folder into which the demo model is unpacked.
+    pub unpacked: PathBuf,
     /// Sent to `endpoint` and to no other host.
     pub token: Option<String>,
     /// Address of the hub.
@@ -44,9 +46,8 @@ impl HubSettings {
         let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
         let path = |name: &str| var(name).map(expand_home);
 
-        let home = path("HF_HOME").unwrap_or_else(|| {
-            path("XDG_CACHE_HOME").unwrap_or_else(|| expand_home("~/.cache".into())).join("huggingface")
-        });
+        let caches = path("XDG_CACHE_HOME").unwrap_or_else(|| expand_home("~/.cache".into()));
+        let home = path("HF_HOME").unwrap_or_else(|| caches.join("huggingface"));
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
         let token = text("HF_TOKEN")
@@ -60,6 +61,7 @@ impl HubSettings {
         let proxy = proxy_for(&endpoint, text);
         Self {
             cache,
+            unpacked: caches.join("phi3v"),
             token,
             endpoint,
             offline,
