@@ -59,14 +59,15 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     in_environment(args.out.resolve())
+    build = "cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml"
     if not args.phi3v.exists():
-        run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
+        run(*build)
     make(args.out.resolve(), args.share, args.phi3v.resolve())
     if args.ship:
         import ship
         import terminal
         ship.ship(args.out.resolve())
-        run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
+        run(*build)
         terminal.draw(ROOT / "target/release/phi3v", ROOT, ship.PICTURE)
 
 

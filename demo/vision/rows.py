@@ -11,6 +11,7 @@ from PIL import Image
 
 import drawings
 import scenes
+from scenes import Maker
 
 SHORTER = (re.compile(r"What is ((?:at|on) the .*)"), re.compile(r"Where is (the .*)"))
 QUALITY = 90
@@ -86,24 +87,24 @@ def read_row(maker):
     return scene
 
 
-def what_row(maker):
+def what_row(maker, name=None):
     """What one large thing is."""
-    scene = maker.single()
+    scene = maker.single(name)
     scene.questions = scene.questions[:1]
     return scene
 
 
-def find_row(maker, share=0.6, every=(1,), whether=True):
-    """A share asks where a thing is, and whether another is there, of as many things as are left of all when only every so-manyth
-    is taken; the others ask what it is."""
-    draw = maker.rng.random()
-    if draw < share:
+def find_row(maker, share=60, every=(1,), whether=True):
+    """Of a hundred so many ask where a thing is, and whether another is there, of as many things as are left of all when only
+    every so-manyth is taken; the others ask what it is."""
+    def found(maker):
         maker.names = maker.names[:: maker.rng.choice(every)]
         scene = maker.found()
         if not whether:
             scene.questions = scene.questions[:1]
         return scene
-    return maker.named() if draw < share + 0.15 else what_row(maker)
+
+    return maker.mixed((share, found), (15, Maker.named), (85 - share, what_row))
 
 
 def seek_row(maker, whether):
@@ -117,45 +118,37 @@ def few_row(maker):
     """Nothing but a dozen things. That a word can be looked for is learnt from some thousands of questions after few things,
     and of a hundred things from the start not from many times as many."""
     maker.names = maker.names[::8]
-    return place_row(maker) if maker.rng.random() < 0.05 else find_row(maker)
+    return maker.mixed((5, place_row), (95, find_row))
 
 
 def fewer_row(maker):
     """Nothing but seven."""
     maker.names = maker.names[::16]
-    return place_row(maker) if maker.rng.random() < 0.05 else find_row(maker, 0.73)
+    return maker.mixed((5, place_row), (95, lambda maker: find_row(maker, 73)))
 
 
 def again_row(maker):
     """Where one of seven is, which was forgotten over the names of all."""
-    return find_row(maker, 0.65, (16,))
+    return find_row(maker, 65, (16,))
 
 
 def wide_row(maker):
     """Where one of seven, of thirteen, of more is: what can be found already holds what is new."""
-    return find_row(maker, 0.62, (16, 8, 4, 1), whether=False)
+    return find_row(maker, 62, (16, 8, 4, 1), whether=False)
 
 
 def wider_row(maker):
     """The same, half of it of all things."""
-    return find_row(maker, 0.62, (16, 4, 1, 1), whether=False)
+    return find_row(maker, 62, (16, 4, 1, 1), whether=False)
 
 
 def name_row(maker):
     """Mostly what one thing is, or each of two, and where; and a few of all others, so that nothing is new when they are asked
     more."""
-    draw = maker.rng.random()
-    if draw < 0.34:
-        return what_row(maker)
-    if draw < 0.46:
-        return maker.named()
-    if draw < 0.80:
-        return find_row(maker)
-    if draw < 0.84:
-        return place_row(maker)
-    if draw < 0.93:
-        return read_row(maker)
-    return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count, maker.pair))(), maker)
+    def other(maker):
+        return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count, maker.pair))(), maker)
+
+    return maker.mixed((34, what_row), (12, Maker.named), (34, find_row), (4, place_row), (9, read_row), (7, other))
 
 
 def look_row(maker):
@@ -164,24 +157,17 @@ def look_row(maker):
     return one_question(scene, maker, ("position", "position", "presence", "counting", "comparison", "color"))
 
 
-def any_row(maker):
-    """Whatever can be asked about whatever scene; what it says, and where what is, the most."""
-    draw = maker.rng.random()
-    if draw < 0.15:
-        return seek_row(maker, 0.4)
-    if draw < 0.2:
-        return place_row(maker)
-    if draw < 0.42:
-        return name_row(maker)
-    if draw < 0.54:
-        return read_row(maker)
-    if draw < 0.78:
-        return look_row(maker)
+def some_row(maker):
+    """Some of the questions of any scene."""
     scene = maker.scene()
-    if draw < 0.86:
-        return one_question(scene, maker)
     scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
     return scene
+
+
+def any_row(maker):
+    """Whatever can be asked about whatever scene; what it says, and where what is, the most."""
+    return maker.mixed((15, lambda maker: seek_row(maker, 0.4)), (5, place_row), (22, name_row), (12, read_row), (24, look_row),
+                       (8, lambda maker: one_question(maker.scene(), maker)), (14, some_row))
 
 
 def talk_row(maker):
@@ -194,21 +180,17 @@ def talk_row(maker):
 
 def last_row(maker):
     """What is still the weakest."""
-    draw = maker.rng.random()
-    if draw < 0.36:
-        return any_row(maker)
-    if draw < 0.55:
-        return talk_row(maker)
-    if draw < 0.81:
-        return seek_row(maker, 0.6)
-    return one_question(maker.several(), maker, ("position", "position", "presence"))
+    def where_row(maker):
+        return one_question(maker.several(), maker, ("position", "position", "presence"))
+
+    return maker.mixed((36, any_row), (19, talk_row), (26, lambda maker: seek_row(maker, 0.6)), (19, where_row))
 
 
 def asked(job):
     """A scene of a kind, and a conversation about it."""
     kind, index, seed, source = job
     rng = random.Random(f"{kind.__name__} {seed} {index}")
-    scene = kind(scenes.Maker(source, words(source.held_out), rng))
+    scene = kind(Maker(source, words(source.held_out), rng))
     return scene, turns(scene, rng, 10)
 
 
@@ -273,7 +255,7 @@ EASY = 300
 def testing_row(job):
     skill, index, seed, source, folder = job
     rng = random.Random(f"{seed} {skill} {index}")
-    maker = scenes.Maker(source, words(source.held_out), rng)
+    maker = Maker(source, words(source.held_out), rng)
     while True:
         scene = getattr(maker, rng.choice(ASKED[skill][1]))()
         for _ in range(20):

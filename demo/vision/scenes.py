@@ -302,6 +302,10 @@ class Maker:
                 scene.ask("comparison", place, f"Which picture shows {a(name)}?", f"In which picture is {a(name)}?")
         return scene
 
+    def mixed(self, *shares):
+        """A scene of one of several kinds, which come with their shares and are functions of the maker."""
+        weights, kinds = zip(*shares)
+        return self.rng.choices(kinds, weights)[0](self)
+
     def scene(self):
-        kinds = [(self.single, 14), (self.several, 36), (self.count, 18), (self.text, 22), (self.pair, 10)]
-        return self.rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()
+        return self.mixed((14, Maker.single), (36, Maker.several), (18, Maker.count), (22, Maker.text), (10, Maker.pair))

@@ -66,8 +66,7 @@ def new_thing(packages, folder):
         made = []
         for at in range(2 * count):
             maker = scenes.Maker(source, None, random.Random(f"{split} {at}"))
-            scene = maker.single(NEW if at % 2 == 0 else None)
-            scene.questions = scene.questions[:1]
+            scene = rows.what_row(maker, NEW if at % 2 == 0 else None)
             chosen = rows.turns(scene, maker.rng, 1)
             said = rows.messages(chosen, 1)
             row = {"images": rows.save(scene.images, folder, f"{split}-{at}"), "messages": said}

@@ -4,13 +4,13 @@
 use anyhow::Result;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::{split_at_indices, split_equal};
+use mlx_rs::ops::split_equal;
 
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantize::Role;
-use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
+use crate::nn::{Linear, RmsNorm, add, split, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],
@@ -53,7 +53,7 @@ impl Attention {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
         let (heads, kv_heads, head_dim) = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
         let qkv = self.qkv_proj.forward(x)?; // [1, n, (heads + 2 · kv_heads) · head_dim]
-        let parts = split_at_indices(&qkv, &[heads * head_dim, (heads + kv_heads) * head_dim], -1)?;
+        let parts = split(&qkv, [heads, kv_heads, kv_heads].map(|heads| heads * head_dim).into_iter(), -1)?;
         let queries = step.rotate(&split_heads(&parts[0], heads)?)?; // [1, heads, n, head_dim]
         let keys = step.rotate(&split_heads(&parts[1], kv_heads)?)?; // [1, kv_heads, n, head_dim]
         let values = split_heads(&parts[2], kv_heads)?;

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::processor::Processor;
 
-use crate::common::{assert_failure, copy_of, fails, golden, json_file, path, phi3v, succeeds, text};
+use crate::common::{assert_failure, copy_of, fails, golden, json_file, path, phi3v, succeeds, text, told};
 
 #[cfg(unix)]
 mod terminal;
@@ -42,17 +42,7 @@ impl Said {
 
 fn run(model: &str, args: &[&str], input: &str) -> Output {
     let short: &[&str] = if args.contains(&"-n") { &[] } else { &["-n", "8"] };
-    let mut child = phi3v(&["chat", "-m", model, "--dtype", "float32"])
-        .args(short)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Whoever ends early does not read on.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    told(&[&["chat", "-m", model, "--dtype", "float32"], short, args].concat(), input.as_bytes())
 }
 
 /// Random weights do not say line ends; each answer is a line.

@@ -1,9 +1,8 @@
 //! The real binary: what it prints where, its exit codes, and one line for everything that goes wrong.
 
-use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::common::{assert_failure, copy_of, fails, golden, path, phi3v, succeeds, text};
+use crate::common::{assert_failure, copy_of, fails, golden, path, phi3v, succeeds, text, told};
 use crate::hub::server::Hub;
 
 fn tiny() -> String {
@@ -75,11 +74,7 @@ fn generate_prints_one_json_object() {
 
 #[test]
 fn generate_reads_the_prompt_or_a_picture_from_stdin() {
-    let from_stdin = |args: &[&str], input: &[u8]| {
-        let mut child = phi3v(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        text(&child.wait_with_output().unwrap().stdout)
-    };
+    let from_stdin = |args: &[&str], input: &[u8]| text(&told(args, input).stdout);
     let tiny = tiny();
     let (given, _) = succeeds(&["generate", "-m", &tiny, "-p", "Hello there", "-n", "6", "-q"]);
     assert_eq!(from_stdin(&["generate", "-m", &tiny, "-p", "-", "-n", "6", "-q"], b"Hello there\n"), given);

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::common::{assert_failure, path, phi3v, succeeds, text};
+use crate::common::{assert_failure, fails, path, phi3v, succeeds, text, told};
 
 /// What it has learnt, and how often it has to be right at the least: all its figures are on its card.
 const SKILLS: [(&str, f64); 5] = [("naming", 0.7), ("color", 0.6), ("counting", 0.7), ("easy-vqa", 0.7), ("all", 0.6)];
@@ -95,10 +93,7 @@ fn rows_answered_together_are_answered_as_alone() {
 
 /// What it says to lines that are piped into `chat`.
 fn chat(args: &[&str], lines: &str) -> Vec<String> {
-    let mut command = phi3v(&["chat", "--model", "demo", "--quiet"]);
-    let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = told(&[&["chat", "--model", "demo", "--quiet"], args].concat(), lines.as_bytes());
     assert!(output.status.success());
     text(&output.stdout).lines().map(str::to_owned).collect()
 }
@@ -132,22 +127,22 @@ fn a_new_thing_is_learnt_from_a_few_pictures_and_little_is_forgotten() {
 #[test]
 fn it_is_unpacked_once_and_mended() {
     let caches = tempfile::tempdir().unwrap();
-    let explain = || {
+    let answer = || {
         let args = ["generate", "--model", "demo", "-p", "Hi", "-n", "1", "--quiet"];
         let output = phi3v(&args).env("XDG_CACHE_HOME", caches.path()).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
     };
-    explain();
+    answer();
     let folders: Vec<_> =
         fs::read_dir(caches.path().join("phi3v")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [folder] = &folders[..] else { panic!("{folders:?}") };
     let weights = folder.join("model.safetensors");
     let (whole, written) = (fs::read(&weights).unwrap(), fs::metadata(&weights).unwrap().modified().unwrap());
-    explain();
+    answer();
     assert_eq!(fs::metadata(&weights).unwrap().modified().unwrap(), written);
     fs::write(&weights, &whole[..1000]).unwrap();
     fs::remove_file(folder.join("config.json")).unwrap();
-    explain();
+    answer();
     assert!(fs::read(&weights).unwrap() == whole);
 }
 
@@ -157,9 +152,6 @@ fn where_it_cannot_be_unpacked_is_said() {
     let args = ["generate", "--model", "demo", "-p", "Hi"];
     let output = phi3v(&args).env("XDG_CACHE_HOME", file.path()).output().unwrap();
     assert_failure(&output, 1, &args, "XDG_CACHE_HOME");
-    crate::common::fails(
-        1,
-        &["generate", "-m", "demo", "--revision", "main", "-p", "Hi"],
-        "no meaning for the local folder demo",
-    );
+    let revised = ["generate", "-m", "demo", "--revision", "main", "-p", "Hi"];
+    fails(1, &revised, "no meaning for the local folder demo");
 }

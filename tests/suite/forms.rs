@@ -1,13 +1,11 @@
 //! The forms of answers, caches and memory on the command line.
 
 use std::fs;
-use std::io::Write;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{fails, golden, path, phi3v, succeeds, text};
+use crate::common::{fails, golden, path, succeeds, text, told};
 
 fn generate(args: &[&str]) -> Vec<String> {
     let model = golden("phi3v-tiny");
@@ -50,14 +48,7 @@ fn an_answer_has_the_form_that_is_asked_for() {
     }
     // From stdin, and cut off.
     let args = generate(&["--json-schema", "-", "--max-tokens", "2"]);
-    let mut child = phi3v(&args.iter().map(String::as_str).collect::<Vec<_>>())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(of.to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = told(&args.iter().map(String::as_str).collect::<Vec<_>>(), of.to_string().as_bytes());
     assert!(output.status.success() && text(&output.stdout).starts_with('{'));
     assert!(text(&output.stderr).contains("not complete by its grammar; allow more tokens with --max-tokens"));
 
