@@ -1,9 +1,8 @@
 """A model that has learnt nothing yet: its files, its tokenizer and random weights."""
 import json
-import shutil
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import decoder
@@ -14,6 +13,8 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>
 TEMPLATE = ("{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
 TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 4}
+# By how much larger is what training hardly changes.
+KEPT = 1e4
 
 
 def tokenizer(texts, vocab_size):
@@ -71,9 +72,11 @@ def weights(vocab_size, seed=0):
 
     width, inner, layers = VISION["hidden_size"], VISION["intermediate_size"], VISION["num_hidden_layers"]
     prefix = "model.vision_embed_tokens.img_processor.vision_model"
-    normal(f"{prefix}.embeddings.class_embedding", width)
-    arrays[f"{prefix}.embeddings.patch_embedding.weight"] = tower.waves_of_patches()
-    arrays[f"{prefix}.embeddings.position_embedding.weight"] = tower.positions()
+    # AdamW moves every number by as much as the learning rate says, however small it is. What the norm after these makes small
+    # again is large before, and stays what it is at the start.
+    normal(f"{prefix}.embeddings.class_embedding", width, std=0.02 * KEPT)
+    arrays[f"{prefix}.embeddings.patch_embedding.weight"] = tower.waves_of_patches() * KEPT
+    arrays[f"{prefix}.embeddings.position_embedding.weight"] = tower.positions() * KEPT
     norm(f"{prefix}.pre_layrnorm", width, True)
     norm(f"{prefix}.post_layernorm", width, True)
     for at in range(layers):
@@ -124,16 +127,3 @@ def write(folder, texts, vocab_size=1024, num_crops=2):
     put("generation_config.json", {"bos_token_id": 1, "eos_token_id": [SPECIAL.index("<|end|>"), SPECIAL.index("<|endoftext|>")]})
     put("config.json", config(vocab_size))
     save_file(weights(vocab_size), folder / "model.safetensors", {"format": "pt"})
-
-
-def shortened(model, into, by):
-    """A copy of a model whose vectors of pictures are so much shorter. They grow from step to step, until what the decoder adds
-    to them is next to nothing beside them, and no layer can make out more of them."""
-    shutil.rmtree(into, ignore_errors=True)
-    shutil.copytree(model, into, ignore=shutil.ignore_patterns("*.index.json"))
-    path = into / "model.safetensors"
-    arrays = load_file(path)
-    for name in ("weight", "bias"):
-        arrays[f"model.vision_embed_tokens.img_projection.2.{name}"] /= by
-    save_file(arrays, path, {"format": "mlx"})
-    return into

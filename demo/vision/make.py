@@ -16,19 +16,19 @@ ROOT = HERE.parent.parent
 TRAINING = ["--fine-tune-type", "full", "--dtype", "bfloat16", "--optimizer", "muon", "--steps-per-report", "25",
             "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision", "--epochs", "1",
             "--batch-size", "64"]
-# What is learnt after what: the kind of rows, how many, of how many tiles at most, the first and the last learning rate, and
-# by how much a picture's vectors are made shorter before.
+# What is learnt after what: the kind of rows, how many, of how many tiles at most, the first and the last learning rate.
 STAGES = [
-    ("color_row", 12800, 1, 3e-3, 2e-3, 1),
-    ("place_row", 7680, 2, 3e-3, 2e-3, 1),
-    ("few_row", 12800, 2, 3e-3, 2e-3, 1),
-    ("fewer_row", 9600, 2, 3e-3, 2.5e-3, 1),
-    ("name_row", 32000, 2, 3e-3, 2e-3, 1),
-    ("again_row", 9600, 2, 3e-3, 2.5e-3, 1),
-    ("wide_row", 12800, 2, 2.5e-3, 1.5e-3, 1),
-    ("wider_row", 12800, 2, 2e-3, 1e-3, 8),
-    ("any_row", 59200, 2, 2e-3, 0, 1),
-    ("last_row", 22400, 2, 1.5e-3, 0, 1),
+    ("color_row", 12800, 1, 3e-3, 2e-3),
+    ("few_row", 12800, 2, 3e-3, 2.5e-3),
+    ("letter_row", 9600, 2, 3e-3, 2.5e-3),
+    ("word_row", 12800, 2, 3e-3, 2.5e-3),
+    ("line_row", 12800, 2, 3e-3, 2.5e-3),
+    ("twin_row", 12800, 2, 3e-3, 2.5e-3),
+    ("wide_row", 32000, 2, 3e-3, 2e-3),
+    ("turns_row", 40000, 2, 2.2e-3, 1.4e-3),
+    ("side_row", 9600, 2, 2.5e-3, 2e-3),
+    ("last_row", 68000, 2, 1.8e-3, 0),
+    ("end_row", 24000, 2, 1.2e-3, 0),
 ]
 VALID_ROWS = 160
 
@@ -100,13 +100,9 @@ def make(out, share, phi3v):
 
 def train(phi3v, out, before, after, stage):
     """Trains a model with a stage's rows, and makes a folder of it."""
-    import fresh
-
-    kind, _, num_crops, first, last, shorter = stage
+    kind, _, num_crops, first, last = stage
     run_folder = out / f"run-{kind}"
     if not (after / "config.json").exists():
-        if shorter != 1:
-            before = fresh.shortened(before, out / f"before-{kind}", shorter)
         resume = ["--resume"] if (run_folder / "training.safetensors").exists() else ["--force"]
         run(phi3v, "lora", "--model", before, "--data", out / kind, "-o", run_folder, *TRAINING,
             "--num-crops", num_crops, "--learning-rate", first, "--min-learning-rate", last, *resume)

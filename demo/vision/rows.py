@@ -28,7 +28,7 @@ def words(held_out):
     def word(rng):
         # Letters without a sense teach to read letter by letter.
         if not held_out and rng.random() < 0.3:
-            return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(2, 4)))
+            return "".join(rng.choices(scenes.LETTERS, k=rng.randint(2, 4)))
         return rng.choice(few)
     return word
 
@@ -75,7 +75,7 @@ def place_row(maker):
 def one_question(scene, maker, skills=None):
     """Of a scene that has several, of which one could tell another's answer; each of the skills as often as it is listed."""
     found = sorted({skill for skill, *_ in scene.questions})
-    skill = maker.rng.choice([skill for skill in skills or found if skill in found])
+    skill = maker.rng.choice([skill for skill in skills or found if skill in found] or found)
     scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])]
     return scene
 
@@ -94,80 +94,88 @@ def what_row(maker, name=None):
     return scene
 
 
-def find_row(maker, share=60, every=(1,), whether=True):
-    """Of a hundred so many ask where a thing is, and whether another is there, of as many things as are left of all when only
-    every so-manyth is taken; the others ask what it is."""
-    def found(maker):
-        maker.names = maker.names[:: maker.rng.choice(every)]
-        scene = maker.found()
-        if not whether:
-            scene.questions = scene.questions[:1]
-        return scene
-
-    return maker.mixed((share, found), (15, Maker.named), (85 - share, what_row))
-
-
-def seek_row(maker, whether):
-    """Where a thing is; a share asks whether one is there instead."""
+def seek_row(maker):
+    """Where a thing is, or whether one is there."""
     scene = maker.found()
-    scene.questions = [scene.questions[maker.rng.random() < whether]]
+    scene.questions = [maker.rng.choice(scene.questions)]
     return scene
 
 
+def spelled_row(maker):
+    """One to four letters without a sense, which teach to read letter by letter; or a number."""
+    maker.words = lambda rng: "".join(rng.choices(scenes.LETTERS, k=rng.randint(1, 4)))
+    return read_row(maker)
+
+
+def beside_row(maker):
+    """On which side of another a thing is, or what is there."""
+    return one_question(maker.beside(), maker, ("position", "position", "naming"))
+
+
+def pair_row(maker, twins=0):
+    """Whether two pictures show the same thing, which one shows a thing, or what one of them shows."""
+    return one_question(maker.pair(twins), maker, ("comparison", "comparison", "naming"))
+
+
+def of_some(kind, *every):
+    """The same of as many things as are left of all when only every so-manyth is taken."""
+    def made(maker):
+        maker.names = maker.names[:: maker.rng.choice(every)]
+        return kind(maker)
+
+    return made
+
+
 def few_row(maker):
-    """Nothing but a dozen things. That a word can be looked for is learnt from some thousands of questions after few things,
-    and of a hundred things from the start not from many times as many."""
-    maker.names = maker.names[::8]
-    return maker.mixed((5, place_row), (95, find_row))
-
-
-def fewer_row(maker):
-    """Nothing but seven."""
+    """Nothing but seven things. That a word can be looked for is learnt from a few thousand questions after few things, and of a
+    hundred things from the start not from many times as many."""
     maker.names = maker.names[::16]
-    return maker.mixed((5, place_row), (95, lambda maker: find_row(maker, 73)))
+    return maker.mixed((15, place_row), (50, Maker.found), (10, beside_row), (10, Maker.named), (15, what_row))
 
 
-def again_row(maker):
-    """Where one of seven is, which was forgotten over the names of all."""
-    return find_row(maker, 65, (16,))
+def letter_row(maker):
+    """One letter, in many places: in one place alone it is not found in as many rows."""
+    return maker.mixed((85, Maker.letter), (15, few_row))
+
+
+def word_row(maker):
+    """The same, and in the place of a text; and texts of several letters, of which next to nothing is learnt yet."""
+    return maker.mixed((20, Maker.letter), (55, spelled_row), (25, few_row))
+
+
+def line_row(maker):
+    """Texts of several letters, on many lines."""
+    return maker.mixed((65, Maker.lines), (15, spelled_row), (20, few_row))
+
+
+def twin_row(maker):
+    """Two pictures of seven things; many are the same picture twice."""
+    pairs = of_some(lambda maker: pair_row(maker, 0.6), 16)
+    return maker.mixed((60, pairs), (15, Maker.lines), (10, spelled_row), (15, few_row))
 
 
 def wide_row(maker):
-    """Where one of seven, of thirteen, of more is: what can be found already holds what is new."""
-    return find_row(maker, 62, (16, 8, 4, 1), whether=False)
+    """What all things are; and the rest of seven, of thirteen, of more: what is known of few holds what is new."""
+    every = 16, 8, 4, 1
+    pairs = of_some(lambda maker: pair_row(maker, 0.4), *every)
+    return maker.mixed((25, what_row), (8, Maker.named), (30, of_some(Maker.found, *every)), (4, of_some(beside_row, *every)),
+                       (11, pairs), (5, Maker.lines), (7, spelled_row), (6, place_row), (4, other_row))
 
 
-def wider_row(maker):
-    """The same, half of it of all things."""
-    return find_row(maker, 62, (16, 4, 1, 1), whether=False)
+def other_row(maker):
+    """One question of what is not asked yet."""
+    return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count))(), maker)
 
 
-def name_row(maker):
-    """Mostly what one thing is, or each of two, and where; and a few of all others, so that nothing is new when they are asked
-    more."""
-    def other(maker):
-        return one_question(maker.rng.choice((maker.text, maker.several, maker.several, maker.count, maker.pair))(), maker)
-
-    return maker.mixed((34, what_row), (12, Maker.named), (34, find_row), (4, place_row), (9, read_row), (7, other))
+def color_of_row(maker):
+    """A color, where there is one to ask for."""
+    return one_question(maker.rng.choice((maker.single, maker.several, maker.text))(), maker, ("color",))
 
 
 def look_row(maker):
     """One question, mostly one that only a look at places, or at several things, can answer."""
-    scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.pair))()
-    return one_question(scene, maker, ("position", "position", "presence", "counting", "comparison", "color"))
-
-
-def some_row(maker):
-    """Some of the questions of any scene."""
-    scene = maker.scene()
-    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(1, 3), len(scene.questions)))
-    return scene
-
-
-def any_row(maker):
-    """Whatever can be asked about whatever scene; what it says, and where what is, the most."""
-    return maker.mixed((15, lambda maker: seek_row(maker, 0.4)), (5, place_row), (22, name_row), (12, read_row), (24, look_row),
-                       (8, lambda maker: one_question(maker.scene(), maker)), (14, some_row))
+    scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.count))()
+    return one_question(scene, maker, ("position", "position", "presence", "counting", "color", "color"))
 
 
 def talk_row(maker):
@@ -178,12 +186,68 @@ def talk_row(maker):
     return scene
 
 
-def last_row(maker):
-    """What is still the weakest."""
-    def where_row(maker):
-        return one_question(maker.several(), maker, ("position", "position", "presence"))
+def all_row(maker, *every):
+    """Whatever can be asked; what has to be looked for, of so many things."""
+    pairs = of_some(lambda maker: pair_row(maker, 0.2), *every)
+    return maker.mixed((12, what_row), (4, Maker.named), (16, of_some(seek_row, *every)), (8, of_some(beside_row, *every)),
+                       (12, pairs), (8, color_of_row), (2, place_row), (18, look_row), (10, read_row), (4, Maker.lines), (6, talk_row))
 
-    return maker.mixed((36, any_row), (19, talk_row), (26, lambda maker: seek_row(maker, 0.6)), (19, where_row))
+
+def long_row(maker):
+    """Texts of four letters, on many lines."""
+    return maker.lines((3, 4, 4, 4))
+
+
+def turns_row(maker):
+    """Everything, of few things and of all by turns, as what is known of few is forgotten over all at once."""
+    return all_row(maker, 16, 8, 4, 1)
+
+
+def side_row(maker):
+    """Nothing but which of two is left of the other, or above it, of seven things; some long texts; and a third of everything."""
+    sides = of_some(lambda maker: one_question(maker.beside(), maker, ("position",)), 16)
+    return maker.mixed((55, sides), (10, long_row), (35, turns_row))
+
+
+def last_row(maker):
+    """Everything, mostly of all things; and more of what is the hardest."""
+    all_things = 8, 1, 1
+    return maker.mixed((29, turns_row), (63, lambda maker: all_row(maker, *all_things)), (5, of_some(beside_row, *all_things)),
+                       (3, long_row))
+
+
+def kind_row(maker):
+    """Whether a text is a word or a number."""
+    scene = maker.text()
+    scene.questions = [question for question in scene.questions if question[2] in ("word", "number")]
+    return scene
+
+
+def shapes_row(maker):
+    """Of shapes: how many there are of one, and the color of one."""
+    while True:
+        scene = maker.rng.choice((maker.several, maker.count))()
+        named = [question for question in scene.questions
+                 if question[0] in ("color", "counting") and any(shape in question[1][0] for shape in drawings.SHAPES)]
+        if named:
+            scene.questions = [maker.rng.choice(named)]
+            return scene
+
+
+def some_row(maker):
+    """Two to four questions of any scene: what was asked before is not what is asked now."""
+    scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.single, maker.count, maker.text, maker.pair))()
+    scene.questions = maker.rng.sample(scene.questions, min(maker.rng.randint(2, 4), len(scene.questions)))
+    return scene
+
+
+def end_row(maker):
+    """What the last ones had too little of: conversations, shapes, and what a text is; and all else."""
+    return maker.mixed((8, kind_row), (30, talk_row), (11, shapes_row), (20, some_row), (31, last_row))
+
+
+# Kinds of rows that are of everything, photos and easy-VQA as well.
+MIXED = (turns_row, side_row, last_row, end_row)
 
 
 def asked(job):
@@ -219,14 +283,15 @@ def write(path, rows):
 def training(kind, packages, folder, count, held_back, seed=0):
     """So many rows of a kind, and a few of them that training is watched with."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    source = drawings.Source(packages, held_out=False, without=() if kind in (any_row, last_row) else (drawings.PHOTOS,))
+    source = drawings.Source(packages, held_out=False, without=() if kind in MIXED else (drawings.PHOTOS,))
     jobs = [(kind, index, seed, source, folder) for index in range(count)]
     with Pool() as pool:
         rows = pool.map(training_row, jobs, chunksize=50)
-    if kind is any_row:
-        for path, chosen in islice(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder), count // 20):
-            rows.append({"images": [path], "messages": messages(chosen[:5], 1)})
-    random.Random(seed).shuffle(rows)
+    rng = random.Random(f"{kind.__name__} {seed}")
+    if kind in MIXED:
+        for path, posed in islice(easy_rows(packages / "easy-vqa-1.0/easy_vqa/data", "train", folder), count // 15):
+            rows += [{"images": [path], "messages": messages([question], 1)} for question in rng.sample(posed, 2)]
+    rng.shuffle(rows)
     write(folder / "train.jsonl", rows[:-held_back])
     write(folder / "valid.jsonl", rows[-held_back:])
 
@@ -239,7 +304,7 @@ def texts(packages, count=4000, seed=0):
     """What is said about scenes, but what is to be read letter by letter."""
     source = drawings.Source(packages, held_out=False)
     with Pool() as pool:
-        found = pool.map(said, [(any_row, index, seed, source) for index in range(count)], chunksize=50)
+        found = pool.map(said, [(last_row, index, seed, source) for index in range(count)], chunksize=50)
     return [text for texts in found for text in texts if not (text.isupper() or text.isdigit())]
 
 

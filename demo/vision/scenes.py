@@ -1,4 +1,5 @@
 """Pictures with questions and answers: what a scene shows is known, as it is made here."""
+import re
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -19,6 +20,12 @@ MIDDLES = {
     "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74),
     "top left": (0.26, 0.26), "top right": (0.74, 0.26), "bottom left": (0.26, 0.74), "bottom right": (0.74, 0.74),
 }
+# Background and ink of what is printed.
+PRINTS = (("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"), ("white", "red"), ("white", "blue"),
+          ("red", "white"), ("green", "white"), (None, "black"))
+LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
+# What tells a question about two things' places from one about a place of the picture.
+BESIDE = re.compile("(left|right) of|above|below")
 # Names that are spelled the same for one and for several, and the plurals of others that are not made by rule.
 EVEN = ("fries", "glasses", "grapes", "jeans", "lightning", "scissors", "spaghetti", "sunglasses", "sushi")
 IRREGULAR = {**{name: name for name in EVEN}, "avocado": "avocados", "leaf": "leaves", "piano": "pianos"}
@@ -165,6 +172,13 @@ class Maker:
             scene.ask_whether(self.other(where), False)
         return scene
 
+    def beside(self):
+        """Two things: which side of the other the one is on, or what is there."""
+        scene, where = self.two()
+        self.places(scene, where)
+        scene.questions = [question for question in scene.questions if BESIDE.search(question[1][0])]
+        return scene
+
     def other(self, names):
         """The name of something else."""
         return self.rng.choice([name for name in self.names if name not in names])
@@ -250,22 +264,45 @@ class Maker:
             scene.ask("counting", plural(max(counts, key=counts.get)), f"Are there more {' or '.join(map(plural, counts))}?")
         return scene
 
+    def write(self, canvas, text, ink, places):
+        """Prints a text at places, which are counted in patches. Its letters are as far from each other as patches are, and
+        about in their middles."""
+        cell = min(canvas.size) // 4
+        written = drawings.written(self.source, text, cell, drawings.near(ink, self.rng), self.rng)
+        shake = lambda: round(self.spread * self.rng.uniform(-0.1, 0.1) * cell)
+        for x, y in places:
+            canvas.paste(written, (cell * x + shake(), cell * y + shake()), written)
+
+    def repeated(self, text, places):
+        """A text at some of these places, often at many of them, so that it is hard to miss."""
+        color, ink = self.rng.choice(PRINTS)
+        canvas, share = self.canvas(color), self.rng.random() ** 0.5
+        some = [place for place in places if self.rng.random() < share] or [self.rng.choice(places)]
+        self.write(canvas, text, ink, some)
+        scene = Scene([canvas])
+        scene.ask("reading", text, "What does it say?")
+        return scene
+
+    def letter(self):
+        """The same letter or digit at some of sixteen places."""
+        return self.repeated(self.rng.choice(LETTERS + DIGITS), [(x, y) for x in range(4) for y in range(4)])
+
+    def lines(self, lengths=(1, 2, 2, 2, 3, 3, 4, 4)):
+        """The same letters or digits, as many as one of the lengths says, on some of four lines."""
+        length, digits = self.rng.choice(lengths), self.rng.random() < 0.4
+        text = "".join(self.rng.choices(DIGITS if digits else LETTERS, k=min(length, 3) if digits else length))
+        return self.repeated(text, [(0, y) for y in range(4)])
+
     def text(self):
-        """A word or a number of up to four letters, alone or with a thing at the other place. Letters are as far from each
-        other as patches are, and about in their middles."""
+        """A word or a number of up to four letters, alone or with a thing at the other place."""
         rng = self.rng
         number = rng.random() < 0.45
         text = str(rng.choice((rng.randrange(10), rng.randrange(100), rng.randrange(1000)))) if number else self.words(rng)
-        color, ink = rng.choice((("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"),
-                                 ("white", "red"), ("white", "blue"), ("red", "white"), ("green", "white"), (None, "black")))
+        color, ink = rng.choice(PRINTS)
         kind = rng.choice(("row", "column", "grid", "grid"))
         canvas = self.canvas(color, kind)
-        cell = min(canvas.size) // 4
-        written = drawings.written(self.source, text, cell, drawings.near(ink, rng), rng)
         here, there = rng.sample(PLACES[kind], 2) if kind != "grid" else (None, None)
-        left, top = (canvas.width // 2 if here == "right" else 0), (canvas.height // 2 if here == "bottom" else 0)
-        shake = lambda: round(self.spread * rng.uniform(-0.1, 0.1) * cell)
-        canvas.paste(written, (left + shake(), top + cell * rng.randint(1, 2) + shake()), written)
+        self.write(canvas, text, ink, [(4 * (here == "right"), 4 * (here == "bottom") + rng.randint(1, 2))])
         scene = Scene([canvas])
         if here and rng.random() < 0.5:
             name = rng.choice(self.names)
@@ -281,8 +318,8 @@ class Maker:
         scene.ask("color", ink, "What color is the text?")
         return scene
 
-    def pair(self):
-        """Two pictures."""
+    def pair(self, twins=0):
+        """Two pictures. Of those that show the same thing, this share is the same picture twice, which is easier."""
         rng = self.rng
         first, second = rng.sample(self.names, 2)
         if rng.random() < 0.5:
@@ -292,6 +329,8 @@ class Maker:
             canvas = self.canvas()
             self.paste(canvas, self.drawn(name, self.size(100, 164))[0], 0.5, 0.5, 0.1)
             canvases.append(canvas)
+        if twins and first == second and rng.random() < twins:
+            canvases[1] = canvases[0]
         scene = Scene(canvases)
         same = "yes" if first == second else "no"
         scene.ask("comparison", same, "Do both pictures show the same thing?", "Is it the same thing in both pictures?")
@@ -306,6 +345,3 @@ class Maker:
         """A scene of one of several kinds, which come with their shares and are functions of the maker."""
         weights, kinds = zip(*shares)
         return self.rng.choices(kinds, weights)[0](self)
-
-    def scene(self):
-        return self.mixed((14, Maker.single), (36, Maker.several), (18, Maker.count), (22, Maker.text), (10, Maker.pair))
