@@ -18,7 +18,7 @@ OTHERS = 10
 NEW = "ghost"
 NEW_ROWS, NEW_TESTS = 20, 8
 PICTURE = ROOT / "assets/demo.png"
-SHOWN = {"left": "balloon", "right": "cat"}
+SHOWN = {"left": "apple", "right": "balloon"}
 
 
 def ship(out):

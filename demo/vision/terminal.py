@@ -3,7 +3,7 @@ import base64
 import subprocess
 from html import escape
 
-QUESTIONS = ["What is on the left?", "And on the right?", "Where is the cat?", "How many things are there?"]
+QUESTIONS = ["What is on the left?", "And on the right?", "Where is the balloon?", "How many things are there?"]
 WIDTH, LINE, PICTURE = 860, 22, (300, 150)
 
 
