@@ -18,6 +18,11 @@ QUALITY = 90
 HAMLET = Path(__file__).parent.parent / "hamlet.txt"
 
 
+def letters(rng, least):
+    """So many letters without a sense, or up to four: they teach to read letter by letter."""
+    return "".join(rng.choices(scenes.LETTERS, k=rng.randint(least, 4)))
+
+
 @lru_cache
 def words(held_out):
     """Short words of *Hamlet*; one of five is held out."""
@@ -26,9 +31,8 @@ def words(held_out):
     few = [word.upper() for at, word in enumerate(found) if (at % 5 == 0) == held_out]
 
     def word(rng):
-        # Letters without a sense teach to read letter by letter.
         if not held_out and rng.random() < 0.3:
-            return "".join(rng.choices(scenes.LETTERS, k=rng.randint(2, 4)))
+            return letters(rng, 2)
         return rng.choice(few)
     return word
 
@@ -102,8 +106,8 @@ def seek_row(maker):
 
 
 def spelled_row(maker):
-    """One to four letters without a sense, which teach to read letter by letter; or a number."""
-    maker.words = lambda rng: "".join(rng.choices(scenes.LETTERS, k=rng.randint(1, 4)))
+    """One to four letters without a sense, or a number."""
+    maker.words = lambda rng: letters(rng, 1)
     return read_row(maker)
 
 

@@ -1,5 +1,4 @@
 """Pictures with questions and answers: what a scene shows is known, as it is made here."""
-import re
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -24,8 +23,6 @@ MIDDLES = {
 PRINTS = (("white", "black"), ("yellow", "black"), ("black", "white"), ("blue", "white"), ("white", "red"), ("white", "blue"),
           ("red", "white"), ("green", "white"), (None, "black"))
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
-# What tells a question about two things' places from one about a place of the picture.
-BESIDE = re.compile("(left|right) of|above|below")
 # Names that are spelled the same for one and for several, and the plurals of others that are not made by rule.
 EVEN = ("fries", "glasses", "grapes", "jeans", "lightning", "scissors", "spaghetti", "sunglasses", "sushi")
 IRREGULAR = {**{name: name for name in EVEN}, "avocado": "avocados", "leaf": "leaves", "piano": "pianos"}
@@ -175,8 +172,7 @@ class Maker:
     def beside(self):
         """Two things: which side of the other the one is on, or what is there."""
         scene, where = self.two()
-        self.places(scene, where)
-        scene.questions = [question for question in scene.questions if BESIDE.search(question[1][0])]
+        self.sides(scene, where)
         return scene
 
     def other(self, names):
@@ -224,13 +220,16 @@ class Maker:
         for name, place in where.items():
             scene.ask_what(name, place)
             scene.ask_where(name, place)
+        self.sides(scene, where)
+
+    def sides(self, scene, where):
+        """Questions about which side of another a thing is on, for all that stand in line."""
         for first, here in where.items():
             for second, there in where.items():
                 (x1, y1), (x2, y2) = MIDDLES[here], MIDDLES[there]
                 if x1 != x2 and y1 == y2:
-                    scene.ask("position", "left" if x1 < x2 else "right",
-                              f"Is the {first} left or right of the {second}?")
                     side = "left" if x1 < x2 else "right"
+                    scene.ask("position", side, f"Is the {first} left or right of the {second}?")
                     scene.ask("naming", first, f"What is {side} of the {second}?")
                 if y1 != y2 and x1 == x2:
                     side = "above" if y1 < y2 else "below"
