@@ -1847,7 +1847,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__lora)
-            opts="-o -q -v -m -h -V --data --adapter-path --resume --force --dry-run --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --max-image-pixels --val-split --pack --mask-ratios --fine-tune-type --rank --alpha --rslora --dropout --num-layers --target --train-projector --train-vision --epochs --iters --grad-accumulation-steps --optimizer --learning-rate --lr-schedule --warmup-steps --min-learning-rate --weight-decay --max-grad-norm --grad-checkpoint --seed --memory-limit --steps-per-report --steps-per-eval --save-every --patience --sample-prompt --sample-image --plot --help --version test fuse export help"
+            opts="-o -q -v -m -h -V --data --adapter-path --resume --force --dry-run --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --max-image-pixels --val-split --pack --mask-ratios --fine-tune-type --rank --alpha --rslora --dropout --num-layers --target --train-projector --train-vision --freeze --epochs --iters --grad-accumulation-steps --optimizer --learning-rate --lr-schedule --warmup-steps --min-learning-rate --weight-decay --max-grad-norm --grad-checkpoint --seed --memory-limit --steps-per-report --steps-per-eval --save-every --patience --sample-prompt --sample-image --plot --help --version test fuse export help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1942,6 +1942,10 @@ _phi3v() {
                     return 0
                     ;;
                 --target)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --freeze)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -164,6 +164,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dropout -d 'The share of the inputs of changes that is left out at random' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-layers -d 'Change only the last N layers of the language model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l target -d 'Change only those modules of the language model whose path this is found in, such as self_attn [default: attention and MLPs; with --fine-tune-type full all]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l freeze -d 'Of all that would change leave what this is found in as it is, such as patch_embedding' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l epochs -d 'How often each row is learnt' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l iters -d 'Steps, in place of epochs' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l grad-accumulation-steps -d 'Batches whose gradients make up a step' -r

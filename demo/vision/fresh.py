@@ -13,8 +13,6 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>
 TEMPLATE = ("{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
 TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_hidden_layers": 4}
-# By how much larger is what training hardly changes.
-KEPT = 1e4
 
 
 def tokenizer(texts, vocab_size):
@@ -72,11 +70,9 @@ def weights(vocab_size, seed=0):
 
     width, inner, layers = VISION["hidden_size"], VISION["intermediate_size"], VISION["num_hidden_layers"]
     prefix = "model.vision_embed_tokens.img_processor.vision_model"
-    # AdamW moves every number by as much as the learning rate says, however small it is. What the norm after these makes small
-    # again is large before, and stays what it is at the start.
-    normal(f"{prefix}.embeddings.class_embedding", width, std=0.02 * KEPT)
-    arrays[f"{prefix}.embeddings.patch_embedding.weight"] = tower.waves_of_patches() * KEPT
-    arrays[f"{prefix}.embeddings.position_embedding.weight"] = tower.positions() * KEPT
+    normal(f"{prefix}.embeddings.class_embedding", width)
+    arrays[f"{prefix}.embeddings.patch_embedding.weight"] = tower.waves_of_patches()
+    arrays[f"{prefix}.embeddings.position_embedding.weight"] = tower.positions()
     norm(f"{prefix}.pre_layrnorm", width, True)
     norm(f"{prefix}.post_layernorm", width, True)
     for at in range(layers):

@@ -15,7 +15,7 @@ ROOT = HERE.parent.parent
 # Held-out rows are looked at in the end only: of several times, the best one would be kept, and what was learnt after it lost.
 TRAINING = ["--fine-tune-type", "full", "--dtype", "bfloat16", "--optimizer", "muon", "--steps-per-report", "25",
             "--steps-per-eval", "100000", "--save-every", "200", "--train-projector", "--train-vision", "--epochs", "1",
-            "--batch-size", "64"]
+            "--batch-size", "64", "--freeze", "vision_model.embeddings"]
 # What is learnt after what: the kind of rows, how many, of how many tiles at most, the first and the last learning rate.
 STAGES = [
     ("color_row", 12800, 1, 3e-3, 2e-3),
@@ -25,10 +25,9 @@ STAGES = [
     ("line_row", 12800, 2, 3e-3, 2.5e-3),
     ("twin_row", 12800, 2, 3e-3, 2.5e-3),
     ("wide_row", 32000, 2, 3e-3, 2e-3),
-    ("turns_row", 40000, 2, 2.2e-3, 1.4e-3),
-    ("side_row", 9600, 2, 2.5e-3, 2e-3),
-    ("last_row", 68000, 2, 1.8e-3, 0),
-    ("end_row", 24000, 2, 1.2e-3, 0),
+    ("turns_row", 64000, 2, 2.2e-3, 1.4e-3),
+    ("one_tile_row", 12800, 1, 2e-3, 1.5e-3),
+    ("last_row", 170000, 2, 1.7e-3, 0),
 ]
 VALID_ROWS = 160
 

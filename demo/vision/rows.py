@@ -98,13 +98,6 @@ def what_row(maker, name=None):
     return scene
 
 
-def seek_row(maker):
-    """Where a thing is, or whether one is there."""
-    scene = maker.found()
-    scene.questions = [maker.rng.choice(scene.questions)]
-    return scene
-
-
 def spelled_row(maker):
     """One to four letters without a sense, or a number."""
     maker.words = lambda rng: letters(rng, 1)
@@ -113,12 +106,18 @@ def spelled_row(maker):
 
 def beside_row(maker):
     """On which side of another a thing is, or what is there."""
-    return one_question(maker.beside(), maker, ("position", "position", "naming"))
+    return one_question(maker.beside(), maker, ("position", "position", "position", "naming"))
 
 
 def pair_row(maker, twins=0):
-    """Whether two pictures show the same thing, which one shows a thing, or what one of them shows."""
-    return one_question(maker.pair(twins), maker, ("comparison", "comparison", "naming"))
+    """Which of two pictures shows a thing; or whether they show the same thing, and what one of them shows."""
+    scene = maker.pair(twins)
+    same, first, second, *which = scene.questions
+    if which and maker.rng.random() < 0.5:
+        scene.questions = [maker.rng.choice(which)]
+    else:
+        scene.questions = [same, maker.rng.choice((first, second))]
+    return scene
 
 
 def of_some(kind, *every):
@@ -190,34 +189,14 @@ def talk_row(maker):
     return scene
 
 
-def all_row(maker, *every):
-    """Whatever can be asked; what has to be looked for, of so many things."""
-    pairs = of_some(lambda maker: pair_row(maker, 0.2), *every)
-    return maker.mixed((12, what_row), (4, Maker.named), (16, of_some(seek_row, *every)), (8, of_some(beside_row, *every)),
-                       (12, pairs), (8, color_of_row), (2, place_row), (18, look_row), (10, read_row), (4, Maker.lines), (6, talk_row))
+def many_row(maker):
+    """How many shapes there are."""
+    return one_question(maker.count(0), maker)
 
 
-def long_row(maker):
-    """Texts of four letters, on many lines."""
-    return maker.lines((3, 4, 4, 4))
-
-
-def turns_row(maker):
-    """Everything, of few things and of all by turns, as what is known of few is forgotten over all at once."""
-    return all_row(maker, 16, 8, 4, 1)
-
-
-def side_row(maker):
-    """Nothing but which of two is left of the other, or above it, of seven things; some long texts; and a third of everything."""
-    sides = of_some(lambda maker: one_question(maker.beside(), maker, ("position",)), 16)
-    return maker.mixed((55, sides), (10, long_row), (35, turns_row))
-
-
-def last_row(maker):
-    """Everything, mostly of all things; and more of what is the hardest."""
-    all_things = 8, 1, 1
-    return maker.mixed((29, turns_row), (63, lambda maker: all_row(maker, *all_things)), (5, of_some(beside_row, *all_things)),
-                       (3, long_row))
+def shapes_row(maker):
+    """Of shapes: where and what they are, of which color, and how many."""
+    return maker.mixed((70, Maker.shaped), (30, many_row))
 
 
 def kind_row(maker):
@@ -227,15 +206,9 @@ def kind_row(maker):
     return scene
 
 
-def shapes_row(maker):
-    """Of shapes: how many there are of one, and the color of one."""
-    while True:
-        scene = maker.rng.choice((maker.several, maker.count))()
-        named = [question for question in scene.questions
-                 if question[0] in ("color", "counting") and any(shape in question[1][0] for shape in drawings.SHAPES)]
-        if named:
-            scene.questions = [maker.rng.choice(named)]
-            return scene
+def long_row(maker):
+    """Texts of four letters, on many lines."""
+    return maker.lines((3, 4, 4, 4))
 
 
 def some_row(maker):
@@ -245,13 +218,31 @@ def some_row(maker):
     return scene
 
 
-def end_row(maker):
-    """What the last ones had too little of: conversations, shapes, and what a text is; and all else."""
-    return maker.mixed((8, kind_row), (30, talk_row), (11, shapes_row), (20, some_row), (31, last_row))
+def all_row(maker, *every):
+    """Whatever can be asked; what has to be looked for, of so many things."""
+    few = lambda kind: of_some(kind, *every)
+    pairs = few(lambda maker: pair_row(maker, 0.2))
+    return maker.mixed((10, what_row), (3, Maker.named), (24, few(Maker.found)), (20, few(beside_row)), (12, pairs), (6, color_of_row),
+                       (8, shapes_row), (3, look_row), (4, read_row), (1, kind_row), (1, long_row), (4, talk_row), (4, few(some_row)))
+
+
+def turns_row(maker):
+    """Everything, of few things and of all by turns, as what is known of few is forgotten over all at once."""
+    return all_row(maker, 16, 4, 2, 1, 1)
+
+
+def one_tile_row(maker):
+    """What takes one tile, mostly shapes: among all else they are not learnt."""
+    return maker.mixed((60, Maker.shaped), (15, many_row), (5, color_row), (10, what_row), (5, pair_row), (5, Maker.lines))
+
+
+def last_row(maker):
+    """Everything, mostly of all things."""
+    return all_row(maker, 4, 1, 1, 1)
 
 
 # Kinds of rows that are of everything, photos and easy-VQA as well.
-MIXED = (turns_row, side_row, last_row, end_row)
+MIXED = (turns_row, last_row)
 
 
 def asked(job):

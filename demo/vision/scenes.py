@@ -65,6 +65,9 @@ class Scene:
     def ask_where(self, name, place):
         self.ask("position", place, f"Where is the {name}?", f"At which place is the {name}?")
 
+    def ask_color(self, name, place, color):
+        self.ask("color", color, f"What color is the {name}?", f"What color is {at(place)}?")
+
 
 class Maker:
     """Makes scenes from a source of drawings and a source of random numbers."""
@@ -142,6 +145,23 @@ class Maker:
                 scene.ask("color", color, f"What color is {at(place)}?")
         return scene
 
+    def shaped(self):
+        """Shapes at some of four places. Each is asked about once."""
+        rng = self.rng
+        places = rng.sample(PLACES["grid"], rng.randint(1, len(SHAPES)))
+        scene = Scene([self.canvas()])
+        for name, place in zip(rng.sample(SHAPES, len(places)), places):
+            color = rng.choice(drawings.INKS)
+            self.paste(scene.images[0], drawings.shape(name, color, self.size(52, 80), rng), *MIDDLES[place], 0.05)
+            kind = rng.randrange(3)
+            if kind == 0:
+                scene.ask_where(name, place)
+            elif kind == 1:
+                scene.ask_what(name, place)
+            else:
+                scene.ask_color(name, place, color)
+        return scene
+
     def two(self):
         """A drawing at each of two places, and who stands where."""
         kind = self.rng.choice(("row", "column"))
@@ -208,7 +228,7 @@ class Maker:
         self.places(scene, where)
         for name, own in colors.items():
             if own:
-                scene.ask("color", own, f"What color is the {name}?", f"What color is {at(where[name])}?")
+                scene.ask_color(name, where[name], own)
         if color:
             scene.ask("color", color, "What color is the background?")
         scene.ask("counting", len(names), "How many things are there?", "How many things do you see?")
@@ -236,11 +256,11 @@ class Maker:
                     scene.ask("position", side, f"Is the {first} above or below the {second}?")
                     scene.ask("naming", first, f"What is {side} the {second}?")
 
-    def count(self):
-        """One to four of a thing; or that many shapes, of which there may be two."""
+    def count(self, things=0.5):
+        """One to four of a thing, as often as that; or that many shapes, of which there may be two."""
         rng = self.rng
         many = rng.randint(1, 4)
-        if rng.random() < 0.5:
+        if rng.random() < things:
             counts = {rng.choice(self.names): many}
         else:
             first, second = rng.sample(SHAPES, 2)

@@ -24,6 +24,8 @@ pub struct Scope {
     pub projector: bool,
     /// And the vision tower.
     pub vision: bool,
+    /// But no module or tensor in whose path this finds something.
+    pub freeze: Option<Regex>,
 }
 
 /// What a run trains, known before anything is loaded.
@@ -189,6 +191,9 @@ impl Scope {
     }
 
     fn wants(&self, path: &str, layers: usize, by_default: bool) -> bool {
+        if self.freeze.as_ref().is_some_and(|freeze| freeze.is_match(path)) {
+            return false;
+        }
         let first = self.num_layers.map_or(0, |last| layers.saturating_sub(last));
         let wanted = match &self.target {
             Some(target) => target.is_match(path),
@@ -210,15 +215,20 @@ impl Scope {
         if let Some(n) = self.num_layers.filter(|&n| n > layers) {
             bail!("--num-layers: {n}, but the model has {layers}");
         }
-        let mut all = all.peekable();
-        let has_vision = all.peek().is_some() && all.any(|path| path.starts_with(VISION));
+        let all: Vec<_> = all.collect();
+        let has_vision = all.iter().any(|path| path.starts_with(VISION));
         ensure!(has_vision || !self.projector, "--train-projector: this model has no vision");
         ensure!(has_vision || !self.vision, "--train-vision: this model has no vision");
-        let target = self.target.as_ref().map_or("", Regex::as_str);
-        ensure!(
-            !chosen.is_empty(),
-            "--target: {target:?} is found in no path of the model, such as {LAYERS}0.self_attn.o_proj"
-        );
+        let unfound = |regex: &&Regex| !all.iter().any(|path| regex.is_match(path));
+        for (flag, regex) in [("--target", &self.target), ("--freeze", &self.freeze)] {
+            if let Some(regex) = regex.as_ref().filter(unfound) {
+                bail!(
+                    "{flag}: {:?} is found in no path of the model, such as {LAYERS}0.self_attn.o_proj",
+                    regex.as_str()
+                );
+            }
+        }
+        ensure!(!chosen.is_empty(), "nothing is left to train: --target, --num-layers or --freeze leave all as it is");
         Ok(())
     }
 }

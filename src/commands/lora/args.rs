@@ -159,6 +159,9 @@ pub(super) struct MethodArgs {
     /// Also change the vision tower
     #[arg(long)]
     pub(super) train_vision: bool,
+    /// Of all that would change leave what this is found in as it is, such as patch_embedding
+    #[arg(long, value_name = "REGEX")]
+    pub(super) freeze: Option<Regex>,
 }
 
 /// The last layers, or all.

@@ -33,6 +33,7 @@ pub(super) fn plan(
         target: method.target.clone(),
         projector: method.train_projector,
         vision: method.train_vision,
+        freeze: method.freeze.clone(),
     };
     let parts = models::parts(files)?;
     let lora = LoraSettings { rank: method.rank, alpha: alpha(method), rslora: method.rslora };
@@ -159,6 +160,7 @@ pub(super) fn identity(
         "target": method.target.as_ref().map(|target| target.as_str()),
         "train_projector": method.train_projector,
         "train_vision": method.train_vision,
+        "freeze": method.freeze.as_ref().map(|freeze| freeze.as_str()),
     });
     Ok(identity.as_object().cloned().unwrap_or_default())
 }

@@ -138,6 +138,8 @@ fn what_cannot_be_trained_is_said() {
         &["--target", "nothing"],
         "--target: \"nothing\" is found in no path of the model, such as model.layers.0.",
     );
+    refused(&["--freeze", "nothing"], "--freeze: \"nothing\" is found in no path of the model");
+    refused(&["--freeze", "layers"], "nothing is left to train: --target, --num-layers or --freeze leave all as it is");
     refused(&["--rank", "65"], "--rank: 65 is more than model.layers.0.mlp.down_proj of 64 × 128 can have; 64 or less");
     refused(&["--num-layers", "4"], "--num-layers: 4, but the model has 3");
     refused(&["--dtype", "float16"], "--dtype float16 loses small gradients; take bfloat16 or float32");
@@ -151,6 +153,7 @@ fn what_cannot_be_trained_is_said() {
     usage(&["--dropout", "1"], "--dropout");
     usage(&["--learning-rate", "0"], "--learning-rate");
     usage(&["--target", "("], "--target");
+    usage(&["--freeze", "("], "--freeze");
     usage(&["--num-layers", "0"], "a number from 1 or all is expected");
     usage(&["--val-split", "1"], "--val-split");
     usage(&["--sample-image", "a.png"], "--sample-prompt");
@@ -254,6 +257,9 @@ fn a_dry_run_tells_what_would_be_trained() {
     let matrices: i32 = linears.iter().map(|(_, count, [output, input])| count * output * input).sum();
     let full = matrices + 3 * 2 * 64 + 64 + 2 * 32064 * 64;
     assert_eq!(plan(&["--fine-tune-type", "full"])["parameters"], full);
+    let without_tables = &["--fine-tune-type", "full", "--freeze", "embed_tokens|lm_head"];
+    assert_eq!(plan(without_tables)["parameters"], full - 2 * 32064 * 64);
+    assert_eq!(plan(&["--freeze", "qkv_proj"])["parameters"], all - 3 * 8 * (192 + 64));
     assert_eq!(plan(&["--iters", "7", "--grad-accumulation-steps", "3"])["steps"], 7);
     assert_eq!(plan(&["--epochs", "4", "--batch-size", "1", "--grad-accumulation-steps", "5"])["steps"], 3);
 
