@@ -11,7 +11,7 @@ use phi3v::engine::constrain::Grammar;
 use phi3v::engine::phrase::{Phrased, Phrases};
 use phi3v::processor::Prompt;
 
-use crate::cli::FormArgs;
+use super::generate::FormArgs;
 use crate::interrupt;
 
 /// The grammar that the arguments ask for.

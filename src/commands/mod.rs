@@ -20,12 +20,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::cli::{Cli, ConvertArgs, GenerateArgs, QuantizeArgs, VerifyArgs};
+use crate::cli::Cli;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answer a question, about pictures or without
-    Generate(Box<GenerateArgs>),
+    Generate(Box<generate::GenerateArgs>),
     /// Talk with the model, about pictures or without
     Chat(chat::ChatArgs),
     /// Teach a model by examples, with pictures or without
@@ -33,16 +33,16 @@ pub(crate) enum Command {
     /// Tell how good a model is on data of your own, and whether another one is better
     Eval(eval::EvalArgs),
     /// Make a model folder in MLX's layout, quantized or not
-    Convert(ConvertArgs),
+    Convert(convert::ConvertArgs),
     /// Quantize a model folder
-    Quantize(QuantizeArgs),
+    Quantize(convert::QuantizeArgs),
     /// Measure how fast a model is on this machine; of a published one, its shape is enough
     ///
     /// Shares are of what the machine is measured to do at its best, and of the work of the language model alone: of compute
     /// in prefill, of the memory's bandwidth in decode.
     Bench(Box<bench::BenchArgs>),
     /// Check a model, stage by stage, against recordings of the reference
-    Verify(VerifyArgs),
+    Verify(verify::VerifyArgs),
     /// Print the completion script for a shell
     Completions(docs::CompletionsArgs),
     /// Write the man pages into a folder

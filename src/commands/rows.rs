@@ -10,8 +10,9 @@ use phi3v::engine::Engine;
 use phi3v::memory::Demand;
 use phi3v::rows::{Defaults, Output, RowFile, State, serve};
 
+use super::generate::{GenerateArgs, RowsArgs};
 use super::{form, session};
-use crate::cli::{EngineArgs, GenerateArgs, ImageArgs, OutputArgs, RowsArgs};
+use crate::cli::{EngineArgs, ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 

@@ -1,14 +1,38 @@
 //! `phi3v verify`: a model against recordings of the reference implementation.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 use phi3v::device;
 use phi3v::verify::{CaseReport, verify};
 
-use crate::cli::{CpuArgs, OutputArgs, VerifyArgs};
+use crate::cli::{CpuArgs, OutputArgs};
 use crate::ui::Ui;
+
+/// Arguments of `phi3v verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Folder of a checkpoint [default: for each recording the nearest folder above it that has a config.json]
+    #[arg(short, long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// Folder with recordings of the reference implementation; folders below it are searched, too
+    #[arg(short, long, value_name = "FOLDER")]
+    golden: PathBuf,
+    /// Prefill in steps of so many positions; several, separated by commas, must all give the same
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,7,64,2048",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    prefill_step_size: Vec<u64>,
+    /// Print one JSON object per recording
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
 
 pub(super) fn run(args: VerifyArgs) -> Result<ExitCode> {
     let VerifyArgs {

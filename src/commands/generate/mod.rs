@@ -1,5 +1,7 @@
 //! `phi3v generate`: one prompt, one answer.
 
+mod args;
+
 use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,12 +13,15 @@ use phi3v::processor::image_source::{self, ImageSource};
 use phi3v::processor::{Message, Prompt};
 use serde::Serialize;
 
+pub(crate) use args::GenerateArgs;
+pub(super) use args::{FormArgs, RowsArgs};
+
 use super::explain::{self, Explanation};
 use super::form::{self, Formed};
 use super::session::Session;
 use super::stream::stream;
 use super::{rows, session};
-use crate::cli::{FormArgs, GenerateArgs, ImageArgs, OutputArgs};
+use crate::cli::{ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 

@@ -1,5 +1,7 @@
 //! `phi3v convert` and `phi3v quantize`: a model folder from another.
 
+mod args;
+
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,7 +22,10 @@ use phi3v::convert::{Event, Method, Options, Outcome, Unit, convert};
 use phi3v::device;
 use serde_json::json;
 
-use crate::cli::{ConvertArgs, CpuArgs, LongOutputArgs, MethodArg, QuantizationArgs, QuantizeArgs, TargetArgs};
+pub(crate) use args::{ConvertArgs, QuantizeArgs};
+use args::{MethodArg, QuantizationArgs, TargetArgs};
+
+use crate::cli::{CpuArgs, LongOutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
