@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use mlx_rs::ops::select;
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
@@ -50,7 +51,7 @@ impl LowRank {
 
     /// The weight that does what `weight` does together with this change, both `[output, input]`; float32.
     ///
-    /// W + delta, and of DoRA m / ‖W + delta‖ · (W + delta) (Liu et al. 2024, equation 5).
+    /// W + delta, and of DoRA m / ‖W + delta‖ · (W + delta) (Liu et al. 2024, equation 5), in which a row of zeros stays one.
     ///
     /// # Errors
     /// When the weight is of another shape.
@@ -65,7 +66,9 @@ impl LowRank {
         let changed = weight.as_dtype(Dtype::Float32)?.add(delta)?;
         let Some(magnitude) = &self.magnitude else { return Ok(changed) };
         let lengths = changed.square()?.sum_axis(1, true)?.sqrt()?;
-        Ok(changed.multiply(magnitude.reshape(&[-1, 1])?.divide(lengths)?)?)
+        let gain = magnitude.reshape(&[-1, 1])?.divide(&lengths)?;
+        let zero = Array::from_f32(0.0);
+        Ok(changed.multiply(select(lengths.gt(&zero)?, gain, &zero)?)?)
     }
 
     /// That the shapes are those of one map.

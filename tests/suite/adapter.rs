@@ -452,6 +452,9 @@ fn changes_are_merged_into_weights() {
     assert_eq!(lora.merged(&weight).unwrap().as_slice::<f32>(), [3.0, 4.0, 1.0, 4.0]);
     let dora = LowRank { magnitude: Some(Array::from_slice(&[10f32, 0.0], &[2])), ..lora.clone() };
     assert_eq!(dora.merged(&weight).unwrap().as_slice::<f32>(), [6.0, 8.0, 0.0, 0.0]);
+    let nothing = LowRank { b: Array::zeros::<f32>(&[2, 1]).unwrap(), ..dora };
+    let merged = nothing.merged(&Array::from_slice(&[0f32, 0.0, 0.0, 2.0], &[2, 2])).unwrap();
+    assert_eq!(merged.as_slice::<f32>(), [0.0, 0.0, 0.0, 0.0]);
     let error = lora.merged(&numbers(&[2, 3], 1)).unwrap_err().to_string();
     assert!(error.contains("[2, 2] does not fit one of the shape [2, 3]"), "{error}");
 }

@@ -17,7 +17,8 @@ use phi3v::train::gradient::{Batch, Piece, Target, Trained};
 use phi3v::train::plan::{LoraSettings, Plan};
 
 use super::TINY;
-use crate::common::{golden, tensors};
+use super::bench::{Bench, three_rows};
+use crate::common::{copy_of, golden, path, save, succeeds, tensors};
 
 const MODULE: &str = "model.layers.1.self_attn.o_proj";
 const SCALE: f32 = 2.5;
@@ -106,4 +107,24 @@ fn gradients_are_differences_of_the_loss() {
             }
         }
     }
+}
+
+#[test]
+fn a_row_of_zeros_does_no_harm() {
+    let checkpoint = copy_of("phi3v-tiny");
+    let mut weights = tensors(checkpoint.path());
+    let weight = weights.get_mut(&format!("{MODULE}.weight")).unwrap();
+    let rows: Vec<f32> = (0..64).map(|row| if row == 5 { 0.0 } else { 1.0 }).collect();
+    *weight = weight.multiply(Array::from_slice(&rows, &[64, 1])).unwrap().as_dtype(weight.dtype()).unwrap();
+    save(checkpoint.path(), "model.safetensors", &weights);
+    let bench = Bench::new(&three_rows());
+    let how = ["--model", path(checkpoint.path()), "--fine-tune-type", "dora", "--learning-rate", "1e-2"];
+    let losses = bench.losses("run", &[&how[..], &["--iters", "6"]].concat());
+    assert!(losses[5] < 0.9 * losses[0], "{losses:?}");
+    let (adapter, fused) = (bench.arg("run"), bench.path("fused"));
+    succeeds(&["lora", "fuse", "--model", how[1], "--adapter", &adapter, "-o", path(&fused), "--quiet"]);
+    let weight = tensors(&fused)[&format!("{MODULE}.weight")].as_dtype(Dtype::Float32).unwrap();
+    let lengths = weight.square().unwrap().sum_axis(1, false).unwrap();
+    let lengths = lengths.as_slice::<f32>();
+    assert!(lengths[5] == 0.0 && lengths[6] > 0.0, "{lengths:?}");
 }
