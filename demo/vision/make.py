@@ -27,7 +27,7 @@ STAGES = [
     ("wide_row", 32000, 2, 3e-3, 2e-3),
     ("turns_row", 64000, 2, 2.2e-3, 1.4e-3),
     ("one_tile_row", 12800, 1, 2e-3, 1.5e-3),
-    ("last_row", 170000, 2, 1.7e-3, 0),
+    ("last_row", 300000, 2, 2e-3, 0),
 ]
 VALID_ROWS = 160
 

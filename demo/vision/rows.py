@@ -175,10 +175,18 @@ def color_of_row(maker):
     return one_question(maker.rng.choice((maker.single, maker.several, maker.text))(), maker, ("color",))
 
 
-def look_row(maker):
-    """One question, mostly one that only a look at places, or at several things, can answer."""
-    scene = maker.rng.choice((maker.several, maker.several, maker.several, maker.count, maker.count))()
-    return one_question(scene, maker, ("position", "position", "presence", "counting", "color", "color"))
+def count_row(maker):
+    """How many of a thing there are, or of all."""
+    return one_question(maker.count(), maker)
+
+
+def both_row(maker):
+    """Where one of several things is, or on which side of another; and a color, or whether something is there."""
+    scene = maker.several()
+    skills = {skill for skill, *_ in scene.questions}
+    scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])
+                       for skill in ("position", "color" if "color" in skills else "presence")]
+    return scene
 
 
 def talk_row(maker):
@@ -222,8 +230,9 @@ def all_row(maker, *every):
     """Whatever can be asked; what has to be looked for, of so many things."""
     few = lambda kind: of_some(kind, *every)
     pairs = few(lambda maker: pair_row(maker, 0.2))
-    return maker.mixed((10, what_row), (3, Maker.named), (24, few(Maker.found)), (20, few(beside_row)), (12, pairs), (6, color_of_row),
-                       (8, shapes_row), (3, look_row), (4, read_row), (1, kind_row), (1, long_row), (4, talk_row), (4, few(some_row)))
+    return maker.mixed((9, what_row), (4, Maker.named), (16, few(Maker.found)), (13, few(beside_row)), (14, few(both_row)), (9, pairs),
+                       (7, color_of_row), (5, shapes_row), (5, count_row), (3, read_row), (1, kind_row), (1, long_row), (9, talk_row),
+                       (4, few(some_row)))
 
 
 def turns_row(maker):
