@@ -76,11 +76,15 @@ def place_row(maker):
     return maker.colored(maker.rng.choice(list(scenes.PLACES)))
 
 
+def question_of(scene, maker, skill):
+    return maker.rng.choice([question for question in scene.questions if question[0] == skill])
+
+
 def one_question(scene, maker, skills=None):
     """Of a scene that has several, of which one could tell another's answer; each of the skills as often as it is listed."""
     found = sorted({skill for skill, *_ in scene.questions})
     skill = maker.rng.choice([skill for skill in skills or found if skill in found] or found)
-    scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])]
+    scene.questions = [question_of(scene, maker, skill)]
     return scene
 
 
@@ -184,8 +188,7 @@ def both_row(maker):
     """Where one of several things is, or on which side of another; and a color, or whether something is there."""
     scene = maker.several()
     skills = {skill for skill, *_ in scene.questions}
-    scene.questions = [maker.rng.choice([question for question in scene.questions if question[0] == skill])
-                       for skill in ("position", "color" if "color" in skills else "presence")]
+    scene.questions = [question_of(scene, maker, skill) for skill in ("position", "color" if "color" in skills else "presence")]
     return scene
 
 

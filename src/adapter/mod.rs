@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use mlx_rs::ops::select;
+use mlx_rs::ops::{rsqrt, select};
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value};
 
@@ -51,7 +51,7 @@ impl LowRank {
 
     /// The weight that does what `weight` does together with this change, both `[output, input]`; float32.
     ///
-    /// W + delta, and of DoRA m / ‖W + delta‖ · (W + delta) (Liu et al. 2024, equation 5), in which a row of zeros stays one.
+    /// W + delta, and of DoRA m / ‖W + delta‖ · (W + delta) (Liu et al. 2024, equation 5).
     ///
     /// # Errors
     /// When the weight is of another shape.
@@ -65,10 +65,8 @@ impl LowRank {
         );
         let changed = weight.as_dtype(Dtype::Float32)?.add(delta)?;
         let Some(magnitude) = &self.magnitude else { return Ok(changed) };
-        let lengths = changed.square()?.sum_axis(1, true)?.sqrt()?;
-        let gain = magnitude.reshape(&[-1, 1])?.divide(&lengths)?;
-        let zero = Array::from_f32(0.0);
-        Ok(changed.multiply(select(lengths.gt(&zero)?, gain, &zero)?)?)
+        let inverse = inverse_lengths(&changed.square()?.sum_axis(1, true)?)?;
+        Ok(changed.multiply(magnitude.reshape(&[-1, 1])?.multiply(inverse)?)?)
     }
 
     /// That the shapes are those of one map.
@@ -84,6 +82,12 @@ impl LowRank {
         ensure!(self.scale.is_finite(), "the scale is {}", self.scale);
         Ok(())
     }
+}
+
+/// One over the lengths of rows whose squares these are, for DoRA; 0 of a row of zeros, which has no direction and stays one.
+pub(crate) fn inverse_lengths(squares: &Array) -> mlx_rs::error::Result<Array> {
+    let zero = Array::from_f32(0.0);
+    select(squares.gt(&zero)?, rsqrt(squares)?, zero)
 }
 
 /// How a model was fine-tuned.

@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use mlx_rs::error::Result;
-use mlx_rs::ops::{matmul, rsqrt, select, sum_axis};
+use mlx_rs::ops::{matmul, sum_axis};
 use mlx_rs::{Array, Dtype, random, stop_gradient};
 use sha2::{Digest, Sha256};
 
 use super::linear::Weight;
-use crate::adapter::LowRank;
+use crate::adapter::{LowRank, inverse_lengths};
 use crate::checkpoint::weights::Attached;
 use crate::checkpoint::{Param, Scope};
 
@@ -119,7 +119,7 @@ impl Lora {
 impl Magnitude {
     /// `m / ‖W + scale · B A‖` by rows, `[output]` (Liu et al. 2024, equation 5). The norm counts as a constant (section
     /// 4.3). It is made of products with few rows, so that a packed matrix stays packed:
-    /// `‖w + s b A‖² = ‖w‖² + 2 s b · (A w) + s² b A Aᵀ bᵀ`. A row of zeros has no direction, and stays one.
+    /// `‖w + s b A‖² = ‖w‖² + 2 s b · (A w) + s² b A Aᵀ bᵀ`.
     fn gain(&self, a: &Weight, b: &Weight, scale: f32, weight: &Weight) -> Result<Array> {
         let (a, b) = (a.to_float32()?, b.to_float32()?);
         let of_weight = weight.apply(&a.as_dtype(weight.dtype())?, None)?.as_dtype(Dtype::Float32)?.t(); // [output, rank]
@@ -127,8 +127,6 @@ impl Magnitude {
         let crossed = of_weight.multiply(Array::from_f32(2.0 * scale))?;
         let sums = crossed.add(of_itself.multiply(Array::from_f32(scale * scale))?)?.multiply(&b)?;
         let squares = self.squares.add(sum_axis(sums, 1, false)?)?;
-        let zero = Array::from_f32(0.0);
-        let inverse = select(squares.gt(&zero)?, rsqrt(&squares)?, &zero)?;
-        self.m.get().multiply(stop_gradient(inverse)?)
+        self.m.get().multiply(stop_gradient(inverse_lengths(&squares)?)?)
     }
 }

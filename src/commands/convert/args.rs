@@ -41,14 +41,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "TYPE", requires = "export_gguf")]
     pub(super) gguf_type: Option<GgufTypeArg>,
     #[command(flatten)]
-    pub(super) target: TargetArgs,
-    #[command(flatten)]
-    pub(super) cpu: CpuArgs,
-    #[command(flatten)]
-    pub(super) output: LongOutputArgs,
-    // Groups with a heading come last: it holds for all that follows.
-    #[command(flatten)]
-    pub(super) quantization: QuantizationArgs,
+    pub(super) folder: FolderArgs,
 }
 
 /// Arguments of `phi3v quantize`
@@ -57,6 +50,13 @@ pub(crate) struct QuantizeArgs {
     /// Folder of a checkpoint, in MLX's or Hugging Face's layout, or a GGUF file
     #[arg(short, long, visible_alias = "hf-path", value_name = "FOLDER")]
     pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) folder: FolderArgs,
+}
+
+/// How the new folder is made
+#[derive(Debug, Args)]
+pub(super) struct FolderArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
     #[command(flatten)]

@@ -23,7 +23,7 @@ use phi3v::device;
 use serde_json::json;
 
 pub(crate) use args::{ConvertArgs, QuantizeArgs};
-use args::{MethodArg, QuantizationArgs, TargetArgs};
+use args::{FolderArgs, MethodArg, QuantizationArgs, TargetArgs};
 
 use crate::cli::{CpuArgs, LongOutputArgs};
 use crate::interrupt;
@@ -39,10 +39,7 @@ pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
         upload_repo,
         export_gguf,
         gguf_type,
-        target,
-        cpu,
-        output,
-        quantization,
+        folder: FolderArgs { target, cpu, output: LongOutputArgs { quiet, verbose }, quantization },
     } = args;
     if let (false, Some(flag)) = (quantize, quantization.given()) {
         bail!("{flag} says how to quantize; add --quantize, or leave it out");
@@ -52,7 +49,7 @@ pub(super) fn run(args: ConvertArgs) -> Result<ExitCode> {
         gguf_type.is_none() || export_gguf.is_some(),
         "--gguf-type is about --export-gguf; add that, or leave it out"
     );
-    let ui = Ui::new(output.quiet, output.verbose);
+    let ui = Ui::new(quiet, verbose);
     let hub = HubSettings::from_env();
     if let Some(id) = &upload_repo {
         check_upload(id, &hub)?;
@@ -116,7 +113,8 @@ fn finish<T>(result: Result<T>, ui: &Ui, succeed: impl FnOnce(T) -> Result<()>) 
 }
 
 pub(super) fn quantize(args: QuantizeArgs) -> Result<ExitCode> {
-    let QuantizeArgs { model, target, cpu, output: LongOutputArgs { quiet, verbose }, quantization } = args;
+    let QuantizeArgs { model, folder } = args;
+    let FolderArgs { target, cpu, output: LongOutputArgs { quiet, verbose }, quantization } = folder;
     let mut options = Options::new(target.mlx_path.clone());
     add(&mut options, quantization)?;
     make(&ModelFiles::read(&model)?, options, target, &cpu, &Ui::new(quiet, verbose))
