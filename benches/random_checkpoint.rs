@@ -13,8 +13,8 @@ use clap::Parser;
 use mlx_quantized::Mode;
 use phi3v::bench::random::RandomNumbers;
 use phi3v::bench::shape::Shape;
-use phi3v::checkpoint::config::QuantizedAs;
-use phi3v::checkpoint::save::Shards;
+use phi3v::checkpoint::quantization::QuantizedAs;
+use phi3v::checkpoint::safetensors::Shards;
 
 #[derive(Parser)]
 struct Args {

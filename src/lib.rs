@@ -7,9 +7,9 @@
 pub mod adapter;
 pub mod bench;
 pub mod cache;
-pub mod calibration;
 pub mod checkpoint;
 pub mod convert;
+pub mod dataset;
 pub mod device;
 pub mod engine;
 pub mod eval;
@@ -17,8 +17,10 @@ mod http;
 pub mod memory;
 pub mod models;
 pub mod nn;
+mod parallel;
 pub mod processor;
 pub mod rows;
+mod text;
 pub mod train;
 pub mod verify;
 

@@ -1,6 +1,5 @@
 //! The `phi3v` command: parse, dispatch, exit code.
 
-mod cli;
 mod commands;
 mod interrupt;
 mod ui;
@@ -10,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = commands::Cli::parse();
     match commands::run(cli) {
         Ok(code) => code,
         // `phi3v generate | head` is no failure.

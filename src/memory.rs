@@ -6,8 +6,8 @@ use sysinfo::System;
 
 use crate::cache::{CacheSettings, CacheShape, KvPacking};
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::Tower;
 use crate::models::Arch;
+use crate::models::clip::Tower;
 use crate::processor::{Prompt, Tiles};
 
 /// Bytes of memory that are free, or could be at once; of a container its own.

@@ -15,10 +15,11 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::{PreprocessorConfig, parse, read_json};
+use crate::checkpoint::json::{parse, read_json};
 use crate::engine::sequence::Sequence;
 use crate::models::{self, Arch, Model};
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::images::phi3_v::PreprocessorConfig;
+use crate::processor::images::{self, ImageLimits, ImageSource};
 use crate::processor::{Message, NumCrops, Processor, Prompt, Segment, TILE, Tiles};
 
 /// Largest differences that count as equal; the recordings' README says how they were measured.
@@ -123,7 +124,7 @@ pub fn verify(
         let subject = Subject {
             model: models::load(&files, Some(Dtype::Float32), |_, _| ())?,
             processor: Processor::read(&files)?,
-            preprocessor: files.preprocessor.as_ref(),
+            preprocessor: PreprocessorConfig::of(&files)?,
             prefill_step_sizes,
         };
         let texts = folder.join("tokenizer_golden.json");
@@ -215,7 +216,7 @@ impl Recorded {
 struct Subject<'a> {
     model: Box<dyn Model>,
     processor: Processor,
-    preprocessor: Option<&'a PreprocessorConfig>,
+    preprocessor: Option<PreprocessorConfig>,
     prefill_step_sizes: &'a [usize],
 }
 
@@ -277,7 +278,7 @@ impl Subject<'_> {
         let mut images = Vec::new();
         for name in names {
             let load = |path: &Path| -> Result<RgbImage> {
-                Ok(image_source::load(&ImageSource::Path(path.to_owned()), &ImageLimits::default())?)
+                Ok(images::load(&ImageSource::Path(path.to_owned()), &ImageLimits::default())?)
             };
             let path = folder.join(name);
             let image = load(&path)?;
@@ -309,8 +310,8 @@ impl Subject<'_> {
         checks.push(check(&format!("num_img_tokens {index}"), equal(&[tiles.image_tokens() as i64], &tokens)));
 
         let sheet = folder.join(format!("sheet_{index}.png"));
-        if let (true, Some(config)) = (sheet.is_file(), self.preprocessor) {
-            let sheet = image_source::load(&ImageSource::Path(sheet), &ImageLimits::default())?;
+        if let (true, Some(config)) = (sheet.is_file(), &self.preprocessor) {
+            let sheet = images::load(&ImageSource::Path(sheet), &ImageLimits::default())?;
             // The same function cuts both, so equal tiles mean equal bytes of the sheet.
             let same = Tiles::of_sheet(&sheet, config) == *tiles;
             let told = if same { Ok("equal to the byte".into()) } else { Err("its bytes differ".into()) };

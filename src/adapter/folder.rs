@@ -12,10 +12,12 @@ use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
-use super::{CONFIG, LowRank, count, list};
+use super::CONFIG;
 use crate::checkpoint::arrays::{self, Contents};
+use crate::checkpoint::low_rank::LowRank;
+use crate::checkpoint::safetensors::{damaged, place};
 use crate::checkpoint::staging::{Staging, replace_file};
-use crate::checkpoint::weights::{damaged, place};
+use crate::text::{count, list};
 
 /// The weight files of all formats.
 pub(super) const MLX_WEIGHTS: &str = "adapters.safetensors";

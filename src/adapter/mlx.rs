@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::folder::{Files, Layout, MLX_WEIGHTS, Part, Role, contents, number, read as read_tensors, scale};
-use super::{About, Adapter, CONFIG, FineTuneType, Format, LowRank};
-use crate::checkpoint::config::parse;
+use super::{About, Adapter, CONFIG, FineTuneType, Format};
+use crate::checkpoint::json::parse;
+use crate::checkpoint::low_rank::LowRank;
 
 /// The keys of all of them.
 #[derive(Deserialize)]

@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::folder::{Files, Layout, PEFT_WEIGHTS, Part, Role, contents, number, read as read_tensors, scale};
-use super::{About, Adapter, CONFIG, FineTuneType, LowRank};
-use crate::checkpoint::config::parse;
+use super::{About, Adapter, CONFIG, FineTuneType};
+use crate::checkpoint::json::parse;
+use crate::checkpoint::low_rank::LowRank;
 
 /// What PEFT puts before the names of the model.
 const PREFIX: &str = "base_model.model.";

@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::bench::report::{AdapterFigures, Machine};
-    use crate::checkpoint::config::QuantizedAs;
+    use crate::checkpoint::quantization::QuantizedAs;
 
     fn report(points: &[(usize, [f64; 3])]) -> Report {
         let machine = Machine {

@@ -10,7 +10,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use super::random::RandomNumbers;
 use super::report::Machine;
-use crate::checkpoint::save::TensorSpec;
+use crate::checkpoint::safetensors::TensorSpec;
 use crate::device::on_cpu;
 
 /// How long each limit is looked for.

@@ -9,17 +9,17 @@ use mlx_rs::transforms::eval;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::photo;
 use super::report::{Machine, Phase, PhaseName, PointReport};
 use super::work::Facts;
-use super::{OnProgress, Point, Progress, Settings};
+use super::{OnProgress, Point, Progress, Settings, photo};
 use crate::cache::{CacheSettings, ImageKey};
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::sequence::{self, Input, Part, Sequence};
 use crate::memory;
 use crate::models::Model;
 use crate::processor::Tiles;
-use crate::processor::image_source::{self, ImageLimits};
+use crate::processor::images::phi3_v::PreprocessorConfig;
+use crate::processor::images::{self, ImageLimits};
 
 /// Somebody broke off.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl<'a> Measuring<'a> {
         if let Some(known) = self.pictures.get(&num_crops) {
             return Ok(known.clone());
         }
-        let config = self.facts.files.preprocessor.as_ref().context("a model without vision")?;
+        let config = PreprocessorConfig::of(&self.facts.files)?.context("a model without vision")?;
         let photo = match &mut self.photo {
             Some(photo) => photo,
             none => none.insert(photo::jpeg()?),
@@ -140,8 +140,8 @@ impl<'a> Measuring<'a> {
         let mut input = None;
         for round in 0..self.settings.warmup + self.settings.repetitions {
             let start = Instant::now();
-            let image = image_source::decode(photo, "photo", &ImageLimits::default())?;
-            let tiles = Tiles::cut(&image, num_crops, config)?;
+            let image = images::decode(photo, "photo", &ImageLimits::default())?;
+            let tiles = Tiles::cut(&image, num_crops, &config)?;
             let decoded = start.elapsed();
             let seen = self.model.image_features(&[&tiles])?;
             eval(&seen)?;

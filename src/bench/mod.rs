@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::CacheSettings;
 use crate::memory::Demand;
 use crate::models::Model;
-use crate::processor::hd::Layout;
+use crate::processor::images::phi3_v::{Layout, PreprocessorConfig};
 use measure::{Interrupted, Measured, Measuring};
 use report::{AdapterFigures, ModelFigures, Report};
 use table::gigabytes;
@@ -132,7 +132,9 @@ impl Point {
 
     /// Positions that the pictures take.
     fn image_tokens(&self, facts: &Facts) -> Result<usize> {
-        let (Some(layout), Some(config)) = (self.layout()?, &facts.files.preprocessor) else { return Ok(0) };
+        let (Some(layout), Some(config)) = (self.layout()?, PreprocessorConfig::of(&facts.files)?) else {
+            return Ok(0);
+        };
         Ok(self.images * layout.image_tokens(config.line))
     }
 

@@ -7,8 +7,8 @@ use mlx_rs::{Array, Dtype};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use crate::checkpoint::config::QuantizedAs;
-use crate::checkpoint::save::TensorSpec;
+use crate::checkpoint::quantization::QuantizedAs;
+use crate::checkpoint::safetensors::TensorSpec;
 
 /// Numbers of a block.
 const BLOCK: usize = 4 << 20;
@@ -82,7 +82,7 @@ mod tests {
     use mlx_quantized::Packed;
 
     use super::*;
-    use crate::checkpoint::quantize::unpack;
+    use crate::checkpoint::quantization::unpack;
 
     #[test]
     fn packed_numbers_are_as_large_as_plain_ones() {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Point, Settings};
-use crate::checkpoint::config::QuantizedAs;
+use crate::checkpoint::quantization::QuantizedAs;
 
 /// Figures of one model on one machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]

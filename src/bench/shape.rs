@@ -9,12 +9,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::random::RandomNumbers;
-use crate::checkpoint::config::{GenerationConfig, QuantizedAs, TokenizerConfig, Tower, parse};
-use crate::checkpoint::conversion::{Conversion, Settings};
-use crate::checkpoint::quantize::Rule;
-use crate::checkpoint::save::TensorSpec;
+use crate::checkpoint::config::{GenerationConfig, TokenizerConfig};
+use crate::checkpoint::json::parse;
+use crate::checkpoint::quantization::QuantizedAs;
+use crate::checkpoint::safetensors::TensorSpec;
 use crate::checkpoint::{ModelFiles, Weights};
+use crate::convert::pass::{Conversion, Settings};
+use crate::convert::rule::Rule;
 use crate::models::Arch;
+use crate::models::clip::Tower;
 
 /// As published, but for longrope's factors, which no speed depends on.
 const SHAPES: &str = include_str!("shapes.json");
@@ -53,7 +56,7 @@ impl Shape {
             gguf: None,
             config,
             generation: GenerationConfig::default(),
-            preprocessor: has_vision.then(|| parse(&json!({}))).transpose()?,
+            preprocessor: has_vision.then(|| json!({})),
             tokenizer: TokenizerConfig::default(),
         };
         let parameters = tensors.iter().map(|spec| spec.bytes() / 2).sum();

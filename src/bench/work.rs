@@ -8,9 +8,9 @@ use mlx_rs::Dtype;
 use serde::Deserialize;
 
 use crate::cache::{CacheSettings, CacheShape};
-use crate::checkpoint::conversion::{Conversion, Settings};
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::checkpoint::{ModelFiles, Weights};
+use crate::convert::pass::{Conversion, Settings};
 use crate::memory::ModelMemory;
 use crate::models::{self, Arch};
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::bench::shape::Shape;
     use crate::cache::KvPacking;
-    use crate::checkpoint::config::QuantizedAs;
+    use crate::checkpoint::quantization::QuantizedAs;
 
     fn facts(shape: &Shape) -> Facts {
         Facts::of(&shape.files, shape.weights(None, |_| unreachable!("nothing is read")).unwrap()).unwrap()

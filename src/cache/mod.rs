@@ -3,8 +3,9 @@
 //! They lie in blocks, so that a cache grows without moving what is in it, and so that sequences with the same beginning
 //! share it: an array is a counted reference, and a block that two caches hold is copied when one of them writes to it.
 
+mod attend;
 mod block;
-mod features;
+mod image_key;
 mod prefix;
 mod saved;
 
@@ -13,9 +14,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 use serde::{Deserialize, Serialize};
 
+pub use attend::cached_attention;
 pub use block::Block;
-pub(crate) use block::Stored;
-pub use features::{FeatureStore, ImageKey};
+pub use image_key::ImageKey;
 pub use prefix::{PrefixStore, Unit};
 use saved::Description;
 

@@ -11,9 +11,8 @@ use mlx_rs::Array;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use super::save::{TensorSpec, header};
 use super::staging::replace_file;
-use super::weights::place;
+use crate::checkpoint::safetensors::{TensorSpec, header, place};
 
 /// What a file holds.
 pub struct Contents {

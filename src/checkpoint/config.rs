@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use mlx_quantized::Mode;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
+use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::gguf::Gguf;
-use crate::processor;
-
-/// Pixels on the side of the tiles that a vision tower sees.
-const TILE: usize = processor::TILE as usize;
+use crate::checkpoint::json::{parse, read_json, read_optional, read_text};
+use crate::checkpoint::quantization::Quantization;
 
 /// The configuration files of a checkpoint: a folder, or a GGUF file, which holds what a folder would.
 #[derive(Clone)]
@@ -29,7 +26,7 @@ pub struct ModelFiles {
     /// `generation_config.json`; empty when the folder has none.
     pub generation: GenerationConfig,
     /// `preprocessor_config.json`, which vision models have.
-    pub preprocessor: Option<PreprocessorConfig>,
+    pub preprocessor: Option<Value>,
     /// `tokenizer_config.json`; empty when the folder has none.
     pub tokenizer: TokenizerConfig,
 }
@@ -58,83 +55,6 @@ impl TokenIds {
             Self::One(id) => std::slice::from_ref(id),
             Self::Many(ids) => ids,
         }
-    }
-}
-
-/// The keys of Phi-3-vision's `preprocessor_config.json`. Defaults are those of the reference's image processor.
-#[derive(Debug, Clone, Deserialize)]
-pub struct PreprocessorConfig {
-    /// The most 336-pixel tiles a picture is cut into.
-    #[serde(default = "one")]
-    pub num_crops: u32,
-    /// Per channel, red first.
-    #[serde(default = "clip_mean")]
-    pub image_mean: [f32; 3],
-    /// Per channel, red first.
-    #[serde(default = "clip_std")]
-    pub image_std: [f32; 3],
-    /// Vectors in a line of a tile, and such lines: `num_img_tokens` is the square of it.
-    #[serde(default = "twelve", rename = "num_img_tokens", deserialize_with = "root")]
-    pub line: usize,
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn twelve() -> usize {
-    12
-}
-
-fn root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let tokens = usize::deserialize(deserializer)?;
-    let root = tokens.isqrt();
-    // A line holds at least one vector, and at most one for each two pixels.
-    let fits = root * root == tokens && (1..=168).contains(&root);
-    fits.then_some(root).ok_or_else(|| D::Error::custom(format!("a tile is a square, which {tokens} vectors are not")))
-}
-
-fn clip_mean() -> [f32; 3] {
-    [0.481_454_66, 0.457_827_5, 0.408_210_73]
-}
-
-fn clip_std() -> [f32; 3] {
-    [0.268_629_54, 0.261_302_6, 0.275_777_1]
-}
-
-/// The vision tower's measures, in `img_processor.vision_config` of `config.json`: CLIP-L's where published checkpoints
-/// leave them to the code.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(default)]
-pub(crate) struct Tower {
-    pub(crate) hidden_size: usize,
-    pub(crate) intermediate_size: usize,
-    pub(crate) num_hidden_layers: usize,
-    pub(crate) patch_size: usize,
-}
-
-impl Default for Tower {
-    fn default() -> Self {
-        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, patch_size: 14 }
-    }
-}
-
-impl Tower {
-    /// Positions of a tile: its patches and the class.
-    pub(crate) fn num_positions(&self) -> usize {
-        (TILE / self.patch_size).pow(2) + 1
-    }
-
-    /// By a whole `config.json`.
-    pub(crate) fn of(config: &Value) -> Result<Self> {
-        let tower = config.pointer("/img_processor/vision_config").map(Self::deserialize).transpose();
-        let tower = tower.context("config.json: img_processor.vision_config")?.unwrap_or_default();
-        ensure!(
-            (1..=TILE / 2).contains(&tower.patch_size),
-            "config.json: img_processor.vision_config.patch_size: {} does not fit tiles of {TILE}",
-            tower.patch_size
-        );
-        Ok(tower)
     }
 }
 
@@ -223,7 +143,7 @@ impl ModelFiles {
             gguf: None,
             config,
             generation: read_optional(folder, "generation_config.json")?.unwrap_or_default(),
-            preprocessor: read_optional(folder, "preprocessor_config.json")?,
+            preprocessor: read_json(&folder.join("preprocessor_config.json"))?,
             tokenizer,
         })
     }
@@ -310,96 +230,5 @@ impl ModelFiles {
         let config: Eos = self.parse()?;
         let sources = [&config.eos_token_id, &self.generation.eos_token_id];
         Ok(sources.into_iter().flatten().flat_map(TokenIds::as_slice).copied().collect())
-    }
-}
-
-/// How one module's weights are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuantizedAs {
-    /// Consecutive weights of a row that share a scale.
-    pub group_size: i32,
-    /// Bits of one weight.
-    pub bits: i32,
-    /// The number format.
-    #[serde(with = "ModeName", default = "affine")]
-    pub mode: Mode,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Mode", rename_all = "lowercase")]
-enum ModeName {
-    Affine,
-    Mxfp4,
-    Nvfp4,
-    Mxfp8,
-}
-
-fn affine() -> Mode {
-    Mode::Affine
-}
-
-/// `config.json`'s `quantization`: the rule and its exceptions by module path.
-#[derive(Debug, Clone)]
-pub struct Quantization {
-    /// How modules are packed that are not named below.
-    pub default: QuantizedAs,
-    /// Modules packed otherwise.
-    pub overrides: BTreeMap<String, QuantizedAs>,
-}
-
-impl Quantization {
-    fn parse(value: &Value) -> Result<Self> {
-        let fields = value.as_object().ok_or_else(|| anyhow!("an object is expected, not {value}"))?;
-        if let Some(method) = fields.get("quant_method") {
-            bail!("quantized by {method}, which is not MLX's format; use the unquantized checkpoint");
-        }
-        let default = parse::<QuantizedAs>(value)?.check()?;
-        let mut overrides = BTreeMap::new();
-        // `false` stands for a module left as it was; that it has no scales says so already.
-        for (path, value) in fields.iter().filter(|(_, value)| value.is_object()) {
-            let mut merged = json!({ "group_size": default.group_size, "bits": default.bits });
-            merged.as_object_mut().expect("made as an object").extend(value.as_object().cloned().unwrap_or_default());
-            let packing = parse::<QuantizedAs>(&merged).and_then(QuantizedAs::check).with_context(|| path.clone())?;
-            overrides.insert(path.clone(), packing);
-        }
-        Ok(Self { default, overrides })
-    }
-
-    /// As `config.json` has it.
-    pub fn to_value(&self) -> Value {
-        let mut value = json!(self.default);
-        let fields = value.as_object_mut().expect("a struct is an object");
-        fields.extend(self.overrides.iter().map(|(path, packing)| (path.clone(), json!(packing))));
-        value
-    }
-
-    /// How the module at `path` is packed, given that it is.
-    pub fn of(&self, path: &str) -> QuantizedAs {
-        self.overrides.get(path).copied().unwrap_or(self.default)
-    }
-}
-
-/// A JSON value as `T`; errors name the path of the value at fault.
-pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T> {
-    serde_path_to_error::deserialize(value).map_err(|e| anyhow!("{}: {}", e.path(), e.inner()))
-}
-
-/// The file's JSON, or nothing when there is no such file.
-pub fn read_json(path: &Path) -> Result<Option<Value>> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not valid JSON", path.display()))
-}
-
-fn read_optional<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>> {
-    let path = folder.join(name);
-    let Some(value) = read_json(&path)? else { return Ok(None) };
-    parse(&value).with_context(|| format!("{}", path.display())).map(Some)
-}
-
-fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
 }

@@ -3,15 +3,17 @@
 
 pub mod arrays;
 pub mod config;
-pub mod conversion;
 pub mod demo;
 pub mod gguf;
 pub mod hub;
 pub mod identity;
+pub mod json;
+pub mod low_rank;
 mod param;
-pub mod quantize;
-pub mod save;
+pub mod quantization;
+pub mod safetensors;
 pub mod staging;
+mod store;
 pub mod weights;
 
 pub use config::ModelFiles;

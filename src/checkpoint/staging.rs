@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::config::read_json;
+use crate::checkpoint::json::read_json;
 
 /// A folder in the making. Dropped before [`Staging::publish`], it leaves nothing behind.
 pub struct Staging {

@@ -6,27 +6,22 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
-use mlx_mmap::{MappedFile, item_size};
+use anyhow::{Context, Error, Result, bail};
+use mlx_mmap::item_size;
 use mlx_quantized::Packed;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorInfo;
-use serde::Deserialize;
 
-use super::config::{Quantization, QuantizedAs, parse, read_json};
-use super::gguf::Gguf;
+use super::ModelFiles;
 use super::param::Param;
-use super::quantize::unpack;
-use super::save::TensorSpec;
-use super::{INDEX, ModelFiles};
-use crate::adapter::{Adapter, LowRank};
-use crate::nn::Dropout;
+use super::store::{Store, Stored, in_folder, in_gguf};
+use crate::checkpoint::low_rank::{Attached, LowRank};
+use crate::checkpoint::quantization::{Quantization, QuantizedAs, unpack};
+use crate::checkpoint::safetensors::TensorSpec;
+use crate::text::{count, list};
 
 /// How an architecture's published tensors become MLX's: decided by name and shape alone, so that a file's header is
 /// enough to know the outcome.
@@ -36,39 +31,6 @@ pub struct Remap {
     pub rename: fn(&str) -> Option<String>,
     /// The order of axes in which MLX wants the tensor of this (new) name, where it is another than the stored one.
     pub transpose: fn(&str, &[i32]) -> Option<&'static [i32]>,
-}
-
-/// Makes a tensor as it is described.
-type Make = dyn Fn(&TensorSpec) -> Result<Array>;
-
-/// What the tensors lie in.
-enum Store {
-    /// Safetensors files.
-    Shards(Vec<MappedFile>),
-    Gguf(Rc<Gguf>),
-    /// Nothing: they are made when they are taken.
-    Made(Vec<TensorSpec>, Box<Make>),
-}
-
-/// Where one tensor lies, and what is to become of it.
-struct Stored {
-    shard: usize,
-    bytes: Range<usize>,
-    dtype: Dtype,
-    shape: Vec<i32>,
-    transpose: Option<&'static [i32]>,
-    /// Whether the file has it in few bits, and it is read as floats.
-    coarse: bool,
-}
-
-impl Stored {
-    /// The shape that the model sees.
-    fn final_shape(&self) -> Vec<i32> {
-        match self.transpose {
-            Some(axes) => axes.iter().map(|&axis| self.shape[axis as usize]).collect(),
-            None => self.shape.clone(),
-        }
-    }
 }
 
 /// Told the path of a linear map, and what it is given, `[.., input]`.
@@ -431,17 +393,6 @@ impl Weights {
     }
 }
 
-/// An adapter that a model is to have.
-#[derive(Clone)]
-pub struct Attached {
-    /// What it changes.
-    pub adapter: Rc<Adapter>,
-    /// How much of its changes are added: 1 for all.
-    pub share: f32,
-    /// What becomes of the inputs of its maps while it is trained.
-    pub dropout: Option<Rc<Dropout>>,
-}
-
 /// What a model is made of.
 #[derive(Default)]
 pub struct Parts {
@@ -543,130 +494,6 @@ impl Scope<'_> {
 }
 
 /// The type of a packed matrix as floats: that of its scales, which some modes do not have as floats.
-pub(super) fn dtype_of_unpacked(scales: Dtype) -> Dtype {
+pub(crate) fn dtype_of_unpacked(scales: Dtype) -> Dtype {
     if scales.is_float() { scales } else { Dtype::Bfloat16 }
-}
-
-/// The tensors of a GGUF file under their new names. Each counts as a shard, by its place in the file.
-fn in_gguf(gguf: &Gguf, remap: Remap) -> Vec<(String, Stored)> {
-    let tensors = gguf.tensors().enumerate().filter_map(|(place, info)| {
-        let name = (remap.rename)(&info.name)?;
-        let transpose = (remap.transpose)(&name, &info.shape);
-        let (dtype, shape) = (info.dtype, info.shape.clone());
-        Some((name, Stored { shard: place, bytes: 0..info.bytes, dtype, shape, transpose, coarse: info.packed }))
-    });
-    tensors.collect()
-}
-
-/// Maps the folder's safetensors files; their tensors under their new names.
-fn in_folder(folder: &Path, remap: Remap) -> Result<(Store, Vec<(String, Stored)>)> {
-    let mut shards = Vec::new();
-    let mut tensors = Vec::new();
-    for file in shard_files(folder)? {
-        let path = folder.join(&file);
-        let map = MappedFile::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        tensors.extend(header(&map, shards.len(), remap).with_context(|| damaged(&path))?);
-        shards.push(map);
-    }
-    Ok((Store::Shards(shards), tensors))
-}
-
-/// The names of the safetensors files that make up the checkpoint.
-fn shard_files(folder: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index_path = folder.join(INDEX);
-    if let Some(index) = read_json(&index_path)? {
-        let index: Index = parse(&index).with_context(|| format!("{}", index_path.display()))?;
-        let files: BTreeSet<String> = index.weight_map.into_values().collect();
-        if let Some(file) = files.iter().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
-            bail!("{}: {file:?} is not the name of a file beside it", index_path.display());
-        }
-        let absent: Vec<String> = files.iter().filter(|file| !folder.join(file).is_file()).cloned().collect();
-        if !absent.is_empty() {
-            bail!("{} names files that are not there: {}", index_path.display(), list(&absent));
-        }
-        return Ok(files.into_iter().collect());
-    }
-    const SINGLE: &str = "model.safetensors";
-    if folder.join(SINGLE).is_file() {
-        return Ok(vec![SINGLE.into()]);
-    }
-    // Other names occur: Phi-3-Vision-MLX writes quantized_model.safetensors.
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut files: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| {
-            name.ends_with(".safetensors") && !name.starts_with("adapter") && !name.starts_with("consolidated")
-        })
-        .collect();
-    files.sort();
-    if files.is_empty() {
-        bail!("{} holds no *.safetensors: there are no weights to load", folder.display());
-    }
-    Ok(files)
-}
-
-/// The tensors of one file under their new names.
-fn header(map: &MappedFile, shard: usize, remap: Remap) -> Result<Vec<(String, Stored)>> {
-    let (header_len, metadata) = SafeTensors::read_metadata(map.bytes())?;
-    let data = header_len + size_of::<u64>();
-    let mut tensors = Vec::new();
-    for (stored_name, info) in metadata.tensors() {
-        let Some(name) = (remap.rename)(&stored_name) else { continue };
-        let (dtype, shape, bytes) = place(&stored_name, info, data)?;
-        let transpose = (remap.transpose)(&name, &shape);
-        tensors.push((name, Stored { shard, bytes, dtype, shape, transpose, coarse: false }));
-    }
-    Ok(tensors)
-}
-
-/// Type, shape and place in the file of a tensor, where tensors begin at the byte `data`.
-pub(crate) fn place(name: &str, info: &TensorInfo, data: usize) -> Result<(Dtype, Vec<i32>, Range<usize>)> {
-    let dtype =
-        mlx_dtype(info.dtype).ok_or_else(|| anyhow!("{name} is of type {:?}, which MLX does not have", info.dtype))?;
-    let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>();
-    let shape = shape.map_err(|_| anyhow!("{name} has the shape {:?}, too large for MLX", info.shape))?;
-    Ok((dtype, shape, data + info.data_offsets.0..data + info.data_offsets.1))
-}
-
-/// MLX's name of a type of numbers, if it has such.
-pub fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
-    use safetensors::Dtype as S;
-    Some(match dtype {
-        S::BOOL => Dtype::Bool,
-        S::U8 => Dtype::Uint8,
-        S::I8 => Dtype::Int8,
-        S::U16 => Dtype::Uint16,
-        S::I16 => Dtype::Int16,
-        S::F16 => Dtype::Float16,
-        S::BF16 => Dtype::Bfloat16,
-        S::U32 => Dtype::Uint32,
-        S::I32 => Dtype::Int32,
-        S::F32 => Dtype::Float32,
-        S::U64 => Dtype::Uint64,
-        S::I64 => Dtype::Int64,
-        S::F64 => Dtype::Float64,
-        _ => return None,
-    })
-}
-
-/// What is said of a file that is not what its header says.
-pub(crate) fn damaged(path: &Path) -> String {
-    format!("{} is damaged or incomplete; fetch it again", path.display())
-}
-
-/// How many tensors.
-pub(crate) fn count(names: &[String]) -> String {
-    format!("{} tensor{}", names.len(), if names.len() == 1 { "" } else { "s" })
-}
-
-/// The first five, and how many more.
-pub(crate) fn list(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let more = names.len().saturating_sub(SHOWN);
-    let shown = names[..names.len() - more].join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }

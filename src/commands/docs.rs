@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::commands::Cli;
 
 /// Arguments of `phi3v completions`
 #[derive(Debug, Args)]

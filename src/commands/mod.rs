@@ -1,26 +1,32 @@
 //! The subcommands: each turns its arguments into settings, calls the library, and prints.
 
+mod args;
 mod bad_rows;
 mod bench;
 mod chat;
 mod convert;
 mod docs;
 mod eval;
-mod explain;
-mod form;
 mod generate;
 mod lora;
-mod rows;
 mod session;
 mod stream;
+mod text;
 mod verify;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
-use crate::cli::Cli;
+/// Run Phi-3.5-vision and its family on MLX
+#[derive(Debug, Parser)]
+#[command(name = "phi3v", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (what was produced stands).")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -1,6 +1,6 @@
 //! From arguments to an engine: what all commands that run a model do first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -8,21 +8,21 @@ use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
 use phi3v::cache::CacheSettings;
-use phi3v::checkpoint::demo;
 use phi3v::checkpoint::hub::{HubSettings, is_cached, locate};
 use phi3v::checkpoint::identity::identity;
-use phi3v::checkpoint::weights::Attached;
-use phi3v::checkpoint::{ModelFiles, Weights};
+use phi3v::checkpoint::low_rank::Attached;
+use phi3v::checkpoint::{ModelFiles, Weights, demo};
 use phi3v::engine::constrain::{Grammar, Vocabulary};
 use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions, stop_tokens};
 use phi3v::memory::{Demand, ModelMemory};
 use phi3v::models::{self, Model};
 use phi3v::processor::{Processor, Prompt, Tokenizer};
+use phi3v::rows::State;
 use phi3v::{device, memory};
 use serde::Deserialize;
 
-use crate::cli::{AdapterArg, DEFAULT_MODEL, EngineArgs, ModelArgs};
+use crate::commands::args::{AdapterArg, DEFAULT_MODEL, EngineArgs, ModelArgs};
 use crate::ui::Ui;
 
 /// A model whose weights are not loaded yet.
@@ -228,4 +228,29 @@ pub(super) fn load_model(
     let model = models::build(files, weights)?;
     bar.finish_and_clear();
     Ok(model)
+}
+
+/// An error unless what `flag` names can be written.
+pub(super) fn check_output(flag: &str, path: &Path, input: &Path, may_exist: bool) -> Result<()> {
+    if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize()) {
+        ensure!(input != output, "{flag} {}: that is the input", path.display());
+    }
+    if path.exists() {
+        ensure!(may_exist, "{} exists; --resume goes on with it, --force replaces it", path.display());
+        ensure!(path.is_file(), "{flag} {}: that is no file", path.display());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "{flag} {}: there is no folder {}", path.display(), folder.display());
+    // Not after an hour.
+    tempfile::tempfile_in(folder)
+        .with_context(|| format!("{flag} {}: nothing can be written there", path.display()))?;
+    Ok(())
+}
+
+/// Of what is kept in memory, that which changes answers.
+pub(super) fn add_cache(state: &mut State, engine: &EngineArgs) {
+    state.add("max_kv_size", engine.max_kv_size);
+    state.add("kv_bits", engine.kv_bits);
+    state.add("kv_group_size", engine.kv_group_size);
+    state.add("quantized_kv_start", engine.quantized_kv_start);
 }

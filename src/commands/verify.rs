@@ -9,7 +9,7 @@ use clap::Args;
 use phi3v::device;
 use phi3v::verify::{CaseReport, verify};
 
-use crate::cli::{CpuArgs, OutputArgs};
+use crate::commands::args::{CpuArgs, OutputArgs};
 use crate::ui::Ui;
 
 /// Arguments of `phi3v verify`

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Result;
 
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::conversion::Conversion;
+use crate::convert::pass::Conversion;
 use crate::models::Arch;
 
 /// The keys of the source's card that hold for what is made of it, too.

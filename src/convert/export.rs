@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::conversion::{Conversion, Settings};
 use crate::checkpoint::gguf::{GgufType, Source, write};
+use crate::convert::pass::{Conversion, Settings};
 use crate::models;
 
 /// Writes the file, which exists only when it is whole. `progress` is told how many tensors of how many are done, and may

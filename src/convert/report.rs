@@ -10,12 +10,12 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
 use super::{Job, Method, OnEvent, REPORT_POSITIONS, Unit, stage};
-use crate::calibration::Samples;
-use crate::calibration::divergence::{Divergences, Reference};
-use crate::checkpoint::config::QuantizedAs;
-use crate::checkpoint::conversion::{Conversion, Settings, Sizes};
-use crate::checkpoint::quantize::Rule;
+use crate::checkpoint::quantization::QuantizedAs;
 use crate::checkpoint::{ModelFiles, Weights};
+use crate::convert::calibration::Samples;
+use crate::convert::calibration::divergence::{Divergences, Reference};
+use crate::convert::pass::{Conversion, Settings, Sizes};
+use crate::convert::rule::Rule;
 use crate::models;
 use crate::processor::Processor;
 

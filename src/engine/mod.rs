@@ -5,6 +5,7 @@ pub mod batch;
 pub mod choose;
 pub mod constrain;
 pub mod distribution;
+pub mod image_cache;
 pub mod phrase;
 pub mod queue;
 pub mod sampler;
@@ -18,17 +19,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use serde::Serialize;
 
-use crate::cache::{CacheSettings, CacheShape, FeatureStore, PrefixStore};
+use crate::cache::{CacheSettings, CacheShape, PrefixStore};
 use crate::checkpoint::ModelFiles;
+use crate::engine::image_cache::FeatureStore;
 use crate::models::{Arch, Model};
 use crate::nn::RopeFactors;
 use crate::processor::{Processor, Prompt, Tokenizer};
 use batch::Batch;
 use constrain::{Constraint, Grammar, Vocabulary};
-use mlx_mmap::item_size;
 use sampler::Sampling;
 use sequence::Sequence;
 use speculate::Speculation;

@@ -9,7 +9,8 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
-use crate::cache::{Cache, CacheSettings, FeatureStore, ImageKey, Unit};
+use crate::cache::{Cache, CacheSettings, ImageKey, Unit};
+use crate::engine::image_cache::FeatureStore;
 use crate::models::{Model, Row};
 use crate::processor::{Prompt, Segment};
 

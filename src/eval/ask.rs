@@ -121,7 +121,7 @@ impl Asking {
     }
 
     /// A question of one's own making.
-    pub fn row(&self, text: String, images: Vec<crate::processor::image_source::ImageSource>) -> Row {
+    pub fn row(&self, text: String, images: Vec<crate::processor::images::ImageSource>) -> Row {
         let Defaults { system, chat_template, max_tokens, ref sampling, ref stop, .. } = self.defaults.clone();
         let ask = if chat_template {
             let system = system.map(|system| Message::new("system", system));

@@ -14,7 +14,7 @@ use super::lines::shown;
 use super::record::Record;
 use super::summary::{Compared, Summary};
 use super::task::Task;
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::images::{self, ImageLimits, ImageSource};
 
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -115,7 +115,7 @@ impl Page<'_> {
 
     /// A small copy as a `data:` address; none of a picture that is gone.
     fn picture(&self, source: &ImageSource) -> Option<String> {
-        let picture = image_source::load(source, &self.limits).ok()?;
+        let picture = images::load(source, &self.limits).ok()?;
         let (width, height) = picture.dimensions();
         let scale = f64::from(PICTURE) / f64::from(width.max(height));
         let side = |len: u32| ((f64::from(len) * scale).round() as u32).max(1);

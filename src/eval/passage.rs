@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::record::Record;
 use crate::checkpoint::identity::hex;
+use crate::dataset::Example;
 use crate::processor::{Processor, Segment};
 use crate::rows::{Rows, Selection};
-use crate::train::data::Example;
 
 /// Of a text, so much is shown.
 const SHOWN: usize = 200;

@@ -31,7 +31,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use self::answer::{find_letter, letter, lettered};
-use crate::processor::image_source::ImageSource;
+use crate::processor::images::ImageSource;
 use crate::rows::Fields;
 
 /// A question and its options.

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::passage::Passage;
 use super::record::{ByPosition, OnRecord};
-use crate::calibration::divergence::{Position, by_position};
+use crate::convert::calibration::divergence::{Position, by_position};
+use crate::dataset::Example;
 use crate::train::batch::{Largest, Reading};
-use crate::train::data::Example;
 use crate::train::gradient::{TARGETS_AT_ONCE, Trained};
 
 /// Passages are read together up to so many positions. Shorter ones would leave much of a machine unused.

@@ -10,10 +10,10 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Deserialize;
 
 use super::{Model, Row, Whole};
-use crate::cache::{Cache, CacheSettings, CacheShape, SINKS};
+use crate::cache::{Cache, CacheSettings, CacheShape, SINKS, cached_attention};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, cached_attention, split};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, split};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]

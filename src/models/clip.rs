@@ -1,12 +1,13 @@
 //! CLIP's vision tower (Radford et al. 2021), ViT-L/14 at 336 pixels in the published checkpoints.
 //! Reference: transformers, modeling_clip.py, CLIPVisionTransformer.
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::checkpoint::{Param, Scope};
 use crate::nn::{Embedding, LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
@@ -213,5 +214,41 @@ impl Clip {
             x = layer.forward(&x)?;
         }
         x.try_index((.., 1.., ..)) // without the class
+    }
+}
+
+/// The vision tower's measures, in `img_processor.vision_config` of `config.json`: CLIP-L's where published checkpoints
+/// leave them to the code.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(crate) struct Tower {
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) patch_size: usize,
+}
+
+impl Default for Tower {
+    fn default() -> Self {
+        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, patch_size: 14 }
+    }
+}
+
+impl Tower {
+    /// Positions of a tile: its patches and the class.
+    pub(crate) fn num_positions(&self) -> usize {
+        (TILE as usize / self.patch_size).pow(2) + 1
+    }
+
+    /// By a whole `config.json`.
+    pub(crate) fn of(config: &Value) -> Result<Self> {
+        let tower = config.pointer("/img_processor/vision_config").map(Self::deserialize).transpose();
+        let tower = tower.context("config.json: img_processor.vision_config")?.unwrap_or_default();
+        ensure!(
+            (1..=TILE as usize / 2).contains(&tower.patch_size),
+            "config.json: img_processor.vision_config.patch_size: {} does not fit tiles of {TILE}",
+            tower.patch_size
+        );
+        Ok(tower)
     }
 }

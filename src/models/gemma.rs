@@ -9,7 +9,7 @@ use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step};
 use super::llama::Attention;
 use crate::checkpoint::Scope;
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, geglu};
 
 pub(super) const ARCH: Arch = Arch {

@@ -8,7 +8,7 @@ use mlx_rs::error::Exception;
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::checkpoint::Scope;
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {

@@ -1,7 +1,7 @@
 //! The architectures: one file each, and the table that finds them by `model_type`.
 
 mod causal_lm;
-mod clip;
+pub(crate) mod clip;
 mod gemma;
 mod llama;
 mod phi3;
@@ -14,7 +14,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::cache::{Cache, CacheSettings, CacheShape};
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::checkpoint::weights::{Parts, Remap};
 use crate::checkpoint::{ModelFiles, Scope, Weights};
 use crate::nn::RopeFactors;

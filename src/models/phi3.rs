@@ -9,7 +9,7 @@ use mlx_rs::ops::split_equal;
 use super::Arch;
 use super::causal_lm::{self, CausalLm, Config, Step};
 use crate::checkpoint::Scope;
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, split, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {

@@ -14,10 +14,11 @@ use super::causal_lm::{self, CausalLm};
 use super::clip::{self, Clip};
 use super::{Arch, Model, Row, Whole, phi3};
 use crate::cache::{Cache, CacheSettings};
-use crate::checkpoint::quantize::Role;
+use crate::checkpoint::quantization::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Param, Scope};
 use crate::nn::{Linear, gelu, split};
+use crate::processor::images::phi3_v::PreprocessorConfig;
 use crate::processor::{TILE, TILE_LEN, Tiles};
 
 pub(super) const ARCH: Arch = Arch {
@@ -181,7 +182,7 @@ impl Phi3V {
         let vision_embed_tokens =
             ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), &c).context("model.vision_embed_tokens")?;
         let line = vision_embed_tokens.img_processor.grid() as usize / 2;
-        if let Some(told) = files.preprocessor.as_ref().map(|preprocessor| preprocessor.line) {
+        if let Some(told) = PreprocessorConfig::of(files)?.map(|preprocessor| preprocessor.line) {
             ensure!(
                 told == line,
                 "preprocessor_config.json: num_img_tokens is {}, but the vision tower makes {} of a tile",

@@ -1,13 +1,11 @@
 //! Scaled dot-product attention, over what was just computed or over caches, and the split into heads before it.
 
 pub use mlx_cpu::Mask;
-use mlx_rs::error::{Exception, Result};
+use mlx_rs::error::Result;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::indexing::{NewAxis, TryIndexOp};
-use mlx_rs::ops::{arange, concatenate, select, softmax_axis};
+use mlx_rs::ops::arange;
 use mlx_rs::{Array, Dtype};
 
-use crate::cache::{Block, Stored};
 use crate::device::on_cpu;
 
 /// `softmax(scale · queries · keysᵀ) · values` (Vaswani et al. 2017, equation 1) per head, with the heads side by side
@@ -34,73 +32,8 @@ pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask
     merge_heads(&scaled_dot_product_attention(queries, keys, values, scale, mask, None)?)
 }
 
-/// Attention of each row of a ragged batch over its own cache. Queries are `[1, heads, n of all rows, head_dim]`, the
-/// result is `[1, n of all rows, heads · head_dim]`; a row's last query stands at the last position of its blocks.
-pub fn cached_attention(queries: &Array, rows: &[(usize, &[Block])], scale: f32, mask: Mask) -> Result<Array> {
-    if on_cpu() {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(n, blocks)| mlx_cpu::CachedRow { queries: *n, blocks: blocks.iter().map(Block::for_cpu).collect() })
-            .collect();
-        return mlx_cpu::cached_attention(queries, &rows, scale, mask);
-    }
-    let mut parts = Vec::new();
-    let mut start = 0;
-    for (n, blocks) in rows {
-        let end = start + *n as i32;
-        let queries = queries.try_index((.., .., start..end, ..))?;
-        parts.push(if blocks.iter().any(Block::is_packed) {
-            over_blocks(&queries, blocks, scale, mask)?
-        } else {
-            let all = |part: fn(&Block) -> &Stored| -> Result<Array> {
-                let used = blocks.iter().map(|block| part(block).first(block.len())?.plain());
-                concatenate(&used.collect::<Result<Vec<_>>>()?, 1)?.try_index(NewAxis)
-            };
-            attention(&queries, &all(|block| &block.keys)?, &all(|block| &block.values)?, scale, mask)?
-        });
-        start = end;
-    }
-    concatenate(&parts, 1)
-}
-
-/// Attention over one cache, whose packed blocks are never unpacked: queries `[1, heads, n, head_dim]` to
-/// `[1, n, heads · head_dim]`.
-fn over_blocks(queries: &Array, blocks: &[Block], scale: f32, mask: Mask) -> Result<Array> {
-    let &[_, heads, n, head_dim] = queries.shape() else { unreachable!("attention has four axes") };
-    let kv_heads = blocks[0].kv_heads();
-    let rows = queries.reshape(&[kv_heads, heads / kv_heads * n, head_dim])?;
-    let scores = blocks.iter().map(|block| block.keys.first(block.len())?.scores(&rows));
-    let scores = concatenate(&scores.collect::<Result<Vec<_>>>()?, -1)?; // [kv_heads, rows, total]
-    let total = scores.dim(2);
-    let (sinks, window) = match mask {
-        Mask::Window { sinks, window } => (sinks.min(i32::MAX as usize) as i32, window.min(i32::MAX as usize) as i32),
-        Mask::Full | Mask::Causal => (0, i32::MAX),
-    };
-    let scores = scores.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(scale))?;
-    let scores = scores.reshape(&[kv_heads, -1, n, total])?;
-    let seen = if mask == Mask::Full { None } else { Some(window_mask(n, total, sinks, window)?) };
-    let scores = match seen {
-        Some(seen) => select(&seen, &scores, Array::from_f32(f32::NEG_INFINITY))?,
-        None => scores,
-    };
-    let shares = softmax_axis(&scores, -1, true)?.as_dtype(queries.dtype())?.reshape(&[kv_heads, -1, total])?;
-    let mut sums: Option<Array> = None;
-    let mut start = 0;
-    for block in blocks {
-        let end = start + block.len() as i32;
-        let part = block.values.first(block.len())?.weighted(&shares.try_index((.., .., start..end))?)?;
-        sums = Some(match sums {
-            Some(sums) => sums.add(part)?,
-            None => part,
-        });
-        start = end;
-    }
-    let sums = sums.ok_or_else(|| Exception::custom("a cache without blocks"))?;
-    merge_heads(&sums.reshape(&[1, heads, n, head_dim])?)
-}
-
 /// `[n, total]`, true where the query sees the key.
-fn window_mask(n: i32, total: i32, sinks: i32, window: i32) -> Result<Array> {
+pub(crate) fn window_mask(n: i32, total: i32, sinks: i32, window: i32) -> Result<Array> {
     let queries = arange::<_, i32>(total - n, total, None)?.reshape(&[n, 1])?;
     let keys = arange::<_, i32>(None, total, None)?;
     // Not queries - window, which may overflow.
@@ -115,36 +48,7 @@ pub fn split_heads(x: &Array, heads: i32) -> Result<Array> {
 }
 
 /// `[batch, heads, n, head_dim] -> [batch, n, heads · head_dim]`
-fn merge_heads(x: &Array) -> Result<Array> {
+pub(crate) fn merge_heads(x: &Array) -> Result<Array> {
     let [batch, _, n, _] = x.shape() else { unreachable!("attention has four axes") };
     x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[*batch, *n, -1])
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use mlx_rs::random::normal;
-
-    use super::*;
-    use crate::cache::{Cache, CacheSettings, KvPacking};
-    use crate::nn::RopeFactors;
-
-    /// What is for GPUs agrees with the CPU's kernel.
-    #[test]
-    fn packed_blocks_are_attended_without_unpacking() {
-        let random = |heads: i32, n: i32| normal::<f32>(&[heads, n, 32], None, None, None).unwrap();
-        for mask in [Mask::Causal, Mask::Window { sinks: 4, window: 100 }] {
-            let packing = Some(KvPacking { bits: 8, group_size: 32, start: 40 });
-            let mut cache = Cache::new(1, RopeFactors::Short, CacheSettings { packing, ..CacheSettings::default() });
-            for n in [300, 7] {
-                cache.append(0, &random(2, n), &random(2, n)).unwrap();
-                cache.advance(n as usize, 0, None);
-            }
-            let queries = random(4, 7).reshape(&[1, 4, 7, 32]).unwrap();
-            let generic = over_blocks(&queries, cache.blocks(0), 0.2, mask).unwrap();
-            let kernel = cached_attention(&queries, &[(7, cache.blocks(0))], 0.2, mask).unwrap();
-            let difference = generic.subtract(&kernel).unwrap().abs().unwrap().max(None).unwrap();
-            assert!(difference.item_exact::<f32>() < 1e-4, "{mask:?}: {difference}");
-        }
-    }
 }

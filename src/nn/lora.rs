@@ -1,51 +1,14 @@
 //! Low-rank changes of a linear map: LoRA (Hu et al. 2021) and DoRA (Liu et al. 2024).
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::{matmul, sum_axis};
-use mlx_rs::{Array, Dtype, random, stop_gradient};
-use sha2::{Digest, Sha256};
+use mlx_rs::{Array, Dtype, stop_gradient};
 
-use super::linear::Weight;
-use crate::adapter::{LowRank, inverse_lengths};
-use crate::checkpoint::weights::Attached;
+use crate::checkpoint::low_rank::{Attached, Dropout, LowRank, inverse_lengths};
 use crate::checkpoint::{Param, Scope};
-
-/// Sets a share of a map's inputs to zero, others every time, while a model is trained.
-#[derive(Debug)]
-pub struct Dropout {
-    share: f32,
-    /// Where the random numbers start; none leaves inputs as they are.
-    seed: Cell<Option<u64>>,
-}
-
-impl Dropout {
-    /// Off, until a seed is set.
-    pub fn new(share: f32) -> Self {
-        Self { share, seed: Cell::new(None) }
-    }
-
-    /// With the same seed the same inputs are dropped, also when a layer is computed a second time.
-    pub fn set_seed(&self, seed: Option<u64>) {
-        self.seed.set(seed);
-    }
-
-    /// `x` of the map at `path`.
-    fn apply(&self, x: &Array, path: &str) -> Result<Array> {
-        let Some(seed) = self.seed.get().filter(|_| self.share > 0.0) else { return Ok(x.clone()) };
-        let key = random::key(seed_of(seed, path))?;
-        let kept = random::bernoulli(&Array::from_f32(1.0 - self.share), x.shape(), &key)?;
-        x.multiply(kept.as_dtype(x.dtype())?)?.multiply(Array::from_f32(1.0 / (1.0 - self.share)))
-    }
-}
-
-/// Another seed for everything that is known by another name.
-pub fn seed_of(seed: u64, name: &str) -> u64 {
-    let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
-    u64::from_le_bytes(hash[..8].try_into().expect("a hash has more bytes"))
-}
+use crate::nn::weight::Weight;
 
 /// What one adapter does to a linear map.
 pub(super) struct Lora {

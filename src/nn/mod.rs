@@ -2,16 +2,19 @@
 
 mod activation;
 mod attention;
+mod embedding;
 mod linear;
 mod lora;
 mod norm;
 mod rope;
 mod split;
+mod weight;
 
 pub use activation::{add, geglu, gelu, quick_gelu, swiglu};
-pub use attention::{Mask, attention, cached_attention, split_heads};
-pub use linear::{Embedding, Linear};
-pub use lora::{Dropout, seed_of};
+pub use attention::{Mask, attention, split_heads};
+pub(crate) use attention::{merge_heads, window_mask};
+pub use embedding::Embedding;
+pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopeConfig, RopeFactors};
 pub use split::split;

@@ -11,14 +11,14 @@ use anyhow::{Result, bail, ensure};
 use image::RgbImage;
 
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::PreprocessorConfig;
 use crate::models::Arch;
-use hd::Layout;
+use crate::processor::images::phi3_v::PreprocessorConfig;
+use images::phi3_v::Layout;
 use turns::Known;
 use writer::Writer;
 
-pub use hd::{TILE, TILE_LEN, Tiles};
-pub use picture_sizes::PictureSizes;
+pub use images::PictureSizes;
+pub use images::phi3_v::{TILE, TILE_LEN, Tiles};
 pub use positions::{PicturePositions, Positions, TilePositions};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
@@ -26,11 +26,8 @@ pub use training::TrainingText;
 pub(crate) use training::{ids, positions as len_of};
 pub use turns::Turn;
 
-pub mod hd;
-pub mod image_source;
-mod picture_sizes;
+pub mod images;
 mod positions;
-mod resize;
 
 /// How many tiles a picture may be cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,9 +126,9 @@ pub struct Processor {
 impl Processor {
     /// Reads the processor's files of a checkpoint folder.
     pub fn read(files: &ModelFiles) -> Result<Self> {
-        let images = match (Arch::of(files)?.has_vision, &files.preprocessor) {
+        let images = match (Arch::of(files)?.has_vision, PreprocessorConfig::of(files)?) {
             (false, _) => None,
-            (true, Some(config)) => Some(config.clone()),
+            (true, Some(config)) => Some(config),
             (true, None) => bail!(
                 "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
                 files.folder.display()

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Fields, shortened};
 use crate::processor::Message;
-use crate::processor::image_source::ImageSource;
+use crate::processor::images::ImageSource;
 
 /// Pictures of a conversation, in the order of their numbers, and those of the row that no message took yet.
 pub(crate) struct Pictures {

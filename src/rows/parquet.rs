@@ -184,7 +184,7 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// A picture as the Hub keeps it, for [`crate::processor::image_source::ImageSource`]; `Some(None)` where there is none.
+/// A picture as the Hub keeps it, for [`crate::processor::images::ImageSource`]; `Some(None)` where there is none.
 fn picture(row: &Row) -> Option<Option<Cow<'_, str>>> {
     let fields: Vec<_> = row.get_column_iter().map(|(name, field)| (name.as_str(), field)).collect();
     let ([("bytes", bytes), ("path", path)] | [("path", path), ("bytes", bytes)]) = fields[..] else { return None };

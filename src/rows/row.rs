@@ -11,7 +11,7 @@ use super::message::{Pictures, conversation};
 use crate::engine::Request;
 use crate::engine::constrain::Grammar;
 use crate::engine::sampler::Sampling;
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::images::{self, ImageLimits, ImageSource};
 use crate::processor::{Message, NumCrops, PictureSizes, Processor, Prompt, len_of};
 
 /// What holds for rows that say nothing else, and what holds for all.
@@ -99,7 +99,7 @@ impl Row {
 
     /// Reads the pictures and makes the prompt.
     pub fn prompt(&self, processor: &Processor, defaults: &Defaults) -> Result<Prompt> {
-        let images = self.images.iter().map(|source| image_source::load(source, &defaults.limits));
+        let images = self.images.iter().map(|source| images::load(source, &defaults.limits));
         let images = images.collect::<Result<Vec<_>, _>>()?;
         match &self.ask {
             Ask::Text(text) => processor.prepare_text(text, &images, defaults.num_crops),

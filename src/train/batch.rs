@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use mlx_rs::Array;
 
-use super::data::{Example, Order};
 use super::gradient::{Batch, MOST_TILES, Piece, Target};
-use crate::calibration::parallel;
+use crate::dataset::{Example, Order};
 use crate::memory::Demand;
 use crate::models::{Model, Whole};
-use crate::processor::image_source::ImageLimits;
+use crate::parallel::parallel;
+use crate::processor::images::ImageLimits;
 use crate::processor::{NumCrops, Processor, Segment, Tiles};
 
 /// What turns examples into batches.

@@ -8,10 +8,10 @@ use mlx_rs::ops::{concatenate, logsumexp_axis};
 use mlx_rs::transforms::{eval, fallible_vjp};
 use mlx_rs::{Array, Dtype};
 
-use crate::calibration::parallel;
 use crate::checkpoint::Param;
 use crate::engine::distribution::Distribution;
 use crate::models::{Model, Whole};
+use crate::parallel::parallel;
 use crate::processor::{TILE_LEN, Tiles};
 
 /// What a piece of a row is.

@@ -8,11 +8,10 @@ use mlx_rs::Dtype;
 
 use super::plan::Plan;
 use crate::adapter::Adapter;
-use crate::checkpoint::weights::Attached;
+use crate::checkpoint::low_rank::{Attached, Dropout};
 use crate::checkpoint::{ModelFiles, Param, Weights};
 use crate::engine::{Engine, EngineOptions};
 use crate::models;
-use crate::nn::Dropout;
 use crate::processor::Processor;
 
 /// A model with what is trained of it.

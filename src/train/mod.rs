@@ -3,7 +3,6 @@
 pub mod batch;
 pub mod clip;
 pub mod curve;
-pub mod data;
 pub mod evaluate;
 pub mod gradient;
 pub mod load;

@@ -7,10 +7,10 @@ use mlx_rs::{Array, random};
 use regex::Regex;
 use serde::Serialize;
 
-use crate::adapter::{Adapter, LowRank};
+use crate::adapter::Adapter;
 use crate::checkpoint::Weights;
+use crate::checkpoint::low_rank::{LowRank, seed_of};
 use crate::checkpoint::weights::Parts;
-use crate::nn::seed_of;
 
 /// What is to be trained.
 #[derive(Debug, Clone)]

@@ -21,10 +21,10 @@ use super::schedule::Schedule;
 use super::state::{self, Progress, Saved};
 use crate::adapter::{Adapter, Format};
 use crate::checkpoint::Param;
+use crate::checkpoint::low_rank::{Dropout, seed_of};
 use crate::device::on_cpu;
 use crate::engine::{Engine, Request};
 use crate::memory;
-use crate::nn::{Dropout, seed_of};
 use crate::processor::Prompt;
 
 /// How a run goes; what is trained, and on what, is told elsewhere.

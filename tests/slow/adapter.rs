@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use mlx_rs::Array;
-use phi3v::adapter::{Adapter, Format, LowRank};
+use phi3v::adapter::{Adapter, Format};
+use phi3v::checkpoint::low_rank::LowRank;
 use serde_json::Map;
 
 use super::*;

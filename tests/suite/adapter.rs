@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use mlx_rs::{Array, Dtype};
-use phi3v::adapter::{About, Adapter, FineTuneType, Format, LowRank};
+use phi3v::adapter::{About, Adapter, FineTuneType, Format};
+use phi3v::checkpoint::low_rank::LowRank;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 

@@ -243,7 +243,7 @@ fn packing_costs_little_and_saves_much() {
     assert_eq!(packed_bytes * 32, plain_bytes * 10);
     let logits = |engine: &Engine| {
         let cache = engine.options().cache;
-        let mut features = phi3v::cache::FeatureStore::new(0);
+        let mut features = phi3v::engine::image_cache::FeatureStore::new(0);
         let sequence = Sequence::with(engine.model(), &request.prompt, cache, &mut features);
         let mut sequence = sequence.unwrap();
         let logits = sequence.next_logits(512).unwrap();
@@ -273,7 +273,7 @@ fn a_bounded_cache_is_exact_while_it_suffices_and_stays_bounded() {
 
     // What is stored does not grow with the sequence.
     let engine = with_cache(bounded(50), 16);
-    let mut features = phi3v::cache::FeatureStore::new(0);
+    let mut features = phi3v::engine::image_cache::FeatureStore::new(0);
     let prompt = ask(&engine, "Hi", &[], 1).prompt;
     let sequence = Sequence::with(engine.model(), &prompt, engine.options().cache, &mut features);
     let mut sequence = sequence.unwrap();

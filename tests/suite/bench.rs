@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_rs::Array;
-use phi3v::adapter::{Adapter, Format, LowRank};
+use phi3v::adapter::{Adapter, Format};
 use phi3v::bench::report::PhaseName;
 use phi3v::bench::shape::Shape;
 use phi3v::bench::work::Facts;
 use phi3v::bench::{self, Settings, Sweep};
+use phi3v::checkpoint::low_rank::LowRank;
 use phi3v::models;
 use serde_json::Value;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use mlx_quantized::Mode;
 use phi3v::checkpoint::ModelFiles;
-use phi3v::checkpoint::config::QuantizedAs;
-use phi3v::checkpoint::conversion::Settings;
-use phi3v::checkpoint::quantize::Rule;
+use phi3v::checkpoint::quantization::QuantizedAs;
+use phi3v::convert::pass::Settings;
+use phi3v::convert::rule::Rule;
 use phi3v::convert::{Event, Options, convert};
 use tempfile::TempDir;
 

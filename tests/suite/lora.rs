@@ -15,11 +15,11 @@ use std::rc::Rc;
 use image::{Rgb, RgbImage};
 use mlx_rs::{Array, Dtype};
 use phi3v::adapter::Adapter;
-use phi3v::checkpoint::weights::Attached;
+use phi3v::checkpoint::low_rank::Attached;
 use phi3v::checkpoint::{ModelFiles, Param};
 use phi3v::models::{self, Model, Whole};
 use phi3v::nn::RopeFactors;
-use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
+use phi3v::processor::images::{self, ImageLimits, ImageSource};
 use phi3v::processor::{NumCrops, Processor, Tiles};
 use phi3v::train::gradient::{Batch, Piece, Target, Trained};
 
@@ -39,7 +39,7 @@ fn adapted(adapter: Adapter) -> (Box<dyn Model>, Vec<(String, Param)>) {
 fn golden_batch(golden: &std::collections::HashMap<String, Array>) -> Batch {
     let processor = Processor::read(&ModelFiles::read(Path::new(TINY)).unwrap()).unwrap();
     let picture = ImageSource::Path(Path::new(TINY).join("lora/sample.png"));
-    let picture = image_source::load(&picture, &ImageLimits::default()).unwrap();
+    let picture = images::load(&picture, &ImageLimits::default()).unwrap();
     let mut tiles = processor.tiles(&[picture], NumCrops::Fixed(1)).unwrap();
     let mut batch = Batch::default();
     let mut start = 0;

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use phi3v::checkpoint::ModelFiles;
+use phi3v::dataset::{Dataset, Example, Reader, Settings};
 use phi3v::engine::stop_tokens;
-use phi3v::processor::image_source::ImageLimits;
+use phi3v::processor::images::ImageLimits;
 use phi3v::processor::{Message, NumCrops, Processor, Prompt, Segment, Turn};
-use phi3v::train::data::{Dataset, Example, Reader, Settings};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;

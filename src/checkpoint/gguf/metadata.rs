@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::names::Arch;
 use super::rope::Llama3;
-use crate::checkpoint::config::{TokenIds, parse};
+use crate::checkpoint::config::TokenIds;
+use crate::checkpoint::json::parse;
 
 /// Metadata in the file's form, key after key.
 #[derive(Default)]

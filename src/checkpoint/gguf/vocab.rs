@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::metadata::{Config, Metadata};
 use super::pretokenizer::PreTokenizer;
 use super::tokenizer::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
-use crate::checkpoint::config::{TokenIds, parse};
+use crate::checkpoint::config::TokenIds;
+use crate::checkpoint::json::parse;
 
 #[derive(Deserialize)]
 struct Json {

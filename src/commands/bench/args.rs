@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use phi3v::bench::Sweep;
-use phi3v::checkpoint::config::QuantizedAs;
+use phi3v::checkpoint::quantization::QuantizedAs;
 
-use crate::cli::{ModeArg, ModelArgs, OutputArgs, bytes};
+use crate::commands::args::{ModeArg, ModelArgs, OutputArgs, bytes};
 
 /// Arguments of `phi3v bench`
 #[derive(Debug, Args)]

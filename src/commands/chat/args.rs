@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{CutArgs, EngineArgs, ModelArgs, OutputArgs, SamplingArgs};
+use crate::commands::args::{CutArgs, EngineArgs, ModelArgs, OutputArgs, SamplingArgs};
 
 /// Arguments of `phi3v chat`
 #[derive(Debug, Args)]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use phi3v::memory::Demand;
-use phi3v::processor::image_source::ImageLimits;
+use phi3v::processor::images::ImageLimits;
 use phi3v::processor::{Processor, Turn};
 
 pub(crate) use args::ChatArgs;
@@ -34,7 +34,7 @@ use settings::Settings;
 use statistics::Statistics;
 
 use super::session::{self, Session};
-use crate::cli::OutputArgs;
+use crate::commands::args::OutputArgs;
 use crate::ui::{self, Ui};
 use crate::{interrupt, is_broken_pipe};
 

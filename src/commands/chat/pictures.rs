@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use image::{DynamicImage, RgbImage};
-use phi3v::processor::image_source::{self, ImageLimits, ImageSource};
+use phi3v::processor::images::{self, ImageLimits, ImageSource};
 use phi3v::processor::{NumCrops, Processor};
 
 use super::conversation::Picture;
@@ -76,7 +76,7 @@ pub(super) fn read(source: &str, limits: &ImageLimits) -> Result<Decoded> {
     let from: ImageSource = source.parse()?;
     let image = match from {
         ImageSource::Stdin => bail!("- is no picture here: stdin is the conversation; name a file or an address"),
-        _ => image_source::load(&from, limits)?,
+        _ => images::load(&from, limits)?,
     };
     let source = match from {
         ImageSource::Path(path) => std::path::absolute(&path).unwrap_or(path).display().to_string(),

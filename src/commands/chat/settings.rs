@@ -5,7 +5,7 @@ use phi3v::engine::sampler::Sampling;
 use phi3v::processor::NumCrops;
 
 use super::command::nearest;
-use crate::cli;
+use crate::commands::args;
 
 /// How answers are made and pictures cut.
 #[derive(Debug, Clone)]
@@ -38,11 +38,11 @@ impl Settings {
         let whole = || value.parse().map_err(|_| refused("a whole number from 0 is expected".into()));
         let sampling = &mut self.sampling;
         match name {
-            "temperature" => sampling.temperature = cli::from_zero(value).map_err(refused)?,
+            "temperature" => sampling.temperature = args::from_zero(value).map_err(refused)?,
             "top-k" => sampling.top_k = whole()?,
-            "top-p" => sampling.top_p = cli::share(value).map_err(refused)?,
-            "min-p" => sampling.min_p = cli::share_or_zero(value).map_err(refused)?,
-            "repetition-penalty" => sampling.repetition_penalty = cli::above_zero(value).map_err(refused)?,
+            "top-p" => sampling.top_p = args::share(value).map_err(refused)?,
+            "min-p" => sampling.min_p = args::share_or_zero(value).map_err(refused)?,
+            "repetition-penalty" => sampling.repetition_penalty = args::above_zero(value).map_err(refused)?,
             "repetition-context-size" => {
                 sampling.repetition_context_size = match (value, value.parse()) {
                     ("all", _) => None,
@@ -50,8 +50,8 @@ impl Settings {
                     _ => return Err(refused("a whole number from 0 or all is expected".into())),
                 }
             }
-            "presence-penalty" => sampling.presence_penalty = cli::finite(value).map_err(refused)?,
-            "frequency-penalty" => sampling.frequency_penalty = cli::finite(value).map_err(refused)?,
+            "presence-penalty" => sampling.presence_penalty = args::finite(value).map_err(refused)?,
+            "frequency-penalty" => sampling.frequency_penalty = args::finite(value).map_err(refused)?,
             "seed" => {
                 let seed = value.parse().map_err(|_| refused("a whole number from 0 is expected".into()));
                 sampling.seed = seed?;
@@ -62,7 +62,7 @@ impl Settings {
             }
             "num-crops" if value == "checkpoint" => self.num_crops = NumCrops::Checkpoint,
             "num-crops" => {
-                self.num_crops = cli::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?;
+                self.num_crops = args::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?;
             }
             _ => match nearest(name, NAMES.into_iter()) {
                 Some(near) => bail!("{name} is no setting; did you mean {near}?"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use phi3v::engine::Generation;
 use phi3v::memory;
 
-use crate::commands::generate::rate;
+use crate::commands::text::rate;
 
 /// Counts and times of one answer, or of several.
 #[derive(Debug, Clone, Default)]

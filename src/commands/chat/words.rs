@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use phi3v::processor::image_source::is_picture;
+use phi3v::processor::images::is_picture;
 use url::Url;
 
 /// A word without its quotes.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use phi3v::checkpoint::gguf::GgufType;
-use phi3v::checkpoint::quantize::{Mixed, Override};
+use phi3v::convert::rule::{Mixed, Override};
 
-use crate::cli::{CpuArgs, DEFAULT_MODEL, DtypeArg, LongOutputArgs, ModeArg};
+use crate::commands::args::{CpuArgs, DEFAULT_MODEL, DtypeArg, LongOutputArgs, ModeArg};
 
 /// Arguments of `phi3v convert`
 #[derive(Debug, Args)]

@@ -11,13 +11,13 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use indicatif::ProgressBar;
 use mlx_quantized::Mode;
-use phi3v::calibration::divergence::Divergence;
 use phi3v::checkpoint::ModelFiles;
-use phi3v::checkpoint::config::QuantizedAs;
 use phi3v::checkpoint::gguf::GgufType;
 use phi3v::checkpoint::hub::{HubSettings, check_upload, locate, upload};
-use phi3v::checkpoint::quantize::{Mixed, Rule};
+use phi3v::checkpoint::quantization::QuantizedAs;
+use phi3v::convert::calibration::divergence::Divergence;
 use phi3v::convert::export::export_gguf;
+use phi3v::convert::rule::{Mixed, Rule};
 use phi3v::convert::{Event, Method, Options, Outcome, Unit, convert};
 use phi3v::device;
 use serde_json::json;
@@ -25,7 +25,7 @@ use serde_json::json;
 pub(crate) use args::{ConvertArgs, QuantizeArgs};
 use args::{FolderArgs, MethodArg, QuantizationArgs, TargetArgs};
 
-use crate::cli::{CpuArgs, LongOutputArgs};
+use crate::commands::args::{CpuArgs, LongOutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 

@@ -7,7 +7,7 @@ use phi3v::eval::choose::By;
 use phi3v::eval::metrics::AnswerMetric;
 use phi3v::eval::task::CaptionMetric;
 
-use crate::cli::{CutArgs, EngineArgs, ModelArgs, OutputArgs};
+use crate::commands::args::{CutArgs, EngineArgs, ModelArgs, OutputArgs};
 
 /// Arguments of `phi3v eval`
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use phi3v::eval::passage::Passage;
 use phi3v::rows::{Fields, RowFile};
 
 use super::args::AskArgs;
-use crate::cli::EngineArgs;
+use crate::commands::args::EngineArgs;
 use crate::commands::session::Opened;
 
 /// Whether a file holds rows and not text: by its name, or where that tells nothing by its beginning.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use phi3v::checkpoint::ModelFiles;
+use phi3v::dataset::{Reader, Settings};
 use phi3v::engine::sampler::Sampling;
 use phi3v::engine::stop_tokens;
 use phi3v::eval::ask::{self, Asking};
@@ -18,16 +19,14 @@ use phi3v::eval::task::Task;
 use phi3v::processor::PictureSizes;
 use phi3v::rows::{self, Defaults, Fields, Rows, Selection, State, folder_of};
 use phi3v::train::batch::Reading;
-use phi3v::train::data::{Reader, Settings};
 use serde_json::json;
 
 use super::args::{AskArgs, TextArgs};
 use super::checks::{check_reference, is_rows, refuse_generation};
 use super::items::{Items, demand};
-use crate::cli::{CutArgs, EngineArgs, ModelArgs};
+use crate::commands::args::{CutArgs, EngineArgs, ModelArgs};
 use crate::commands::bad_rows;
-use crate::commands::rows::add_cache;
-use crate::commands::session::{self, Opened};
+use crate::commands::session::{self, Opened, add_cache};
 use crate::interrupt;
 use crate::ui::Ui;
 

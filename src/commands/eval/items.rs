@@ -7,7 +7,7 @@ use phi3v::eval::choose::Posed;
 use phi3v::eval::passage::Passage;
 use phi3v::eval::record::Record;
 use phi3v::memory::Demand;
-use phi3v::processor::image_source::ImageSource;
+use phi3v::processor::images::ImageSource;
 
 /// Rows that are good for a model.
 pub(super) enum Items {

@@ -21,8 +21,8 @@ pub(crate) use args::EvalArgs;
 use args::{CommonArgs, EvalCommand};
 use evaluation::{Evaluation, How, Prepared};
 
-use super::rows::check_output;
-use crate::cli::{self, AdapterArg, ModelArgs, OutputArgs};
+use crate::commands::args::{AdapterArg, ModelArgs, OutputArgs, adapter as parse_adapter};
+use crate::commands::session::check_output;
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -130,7 +130,7 @@ fn find_other(compare: &str, model: &ModelArgs) -> Result<Other> {
     if path.extension().is_some_and(|extension| extension == "jsonl") || State::path(path).is_file() {
         return Ok(Other::Results(path.to_owned(), record::read(path)?));
     }
-    let adapter: AdapterArg = cli::adapter(compare).map_err(anyhow::Error::msg)?;
+    let adapter: AdapterArg = parse_adapter(compare).map_err(anyhow::Error::msg)?;
     let holds = |file: &str| adapter.folder.join(file).is_file();
     let is_adapter = holds("adapter_config.json") && !holds("config.json");
     Ok(Other::Model(Box::new(match is_adapter {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{EngineArgs, ImageArgs, ModelArgs, OutputArgs, SamplingArgs};
+use crate::commands::args::{EngineArgs, ImageArgs, ModelArgs, OutputArgs, SamplingArgs};
 
 /// Arguments of `phi3v generate`
 #[derive(Debug, Args)]

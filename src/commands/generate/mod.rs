@@ -1,6 +1,9 @@
 //! `phi3v generate`: one prompt, one answer.
 
 mod args;
+mod explain;
+mod form;
+mod rows;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -9,19 +12,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use phi3v::engine::{FinishReason, Generation, Request};
 use phi3v::memory::{self, Demand};
-use phi3v::processor::image_source::{self, ImageSource};
+use phi3v::processor::images::{self, ImageSource};
 use phi3v::processor::{Message, Prompt};
 use serde::Serialize;
+
+use crate::commands::text::rate;
 
 pub(crate) use args::GenerateArgs;
 pub(super) use args::{FormArgs, RowsArgs};
 
-use super::explain::{self, Explanation};
-use super::form::{self, Formed};
+use self::explain::Explanation;
+use self::form::Formed;
+use super::session;
 use super::session::Session;
 use super::stream::stream;
-use super::{rows, session};
-use crate::cli::{ImageArgs, OutputArgs};
+use crate::commands::args::{ImageArgs, OutputArgs};
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -54,7 +59,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     let decoding = Instant::now();
     let images = images
         .iter()
-        .map(|source| image_source::load(&source.parse::<ImageSource>()?, &limits))
+        .map(|source| images::load(&source.parse::<ImageSource>()?, &limits))
         .collect::<Result<Vec<_>, _>>()?;
     let image_decode_time = decoding.elapsed();
 
@@ -242,9 +247,4 @@ impl Statistics {
         ));
         ui.status(format!("memory      {:.2} GB peak", self.peak_memory as f64 / 1e9));
     }
-}
-
-/// Tokens per second; 0 where there was no time.
-pub(super) fn rate(tokens: usize, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }

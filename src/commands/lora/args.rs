@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use phi3v::adapter::{FineTuneType, Format};
 use regex::Regex;
 
-use crate::cli::{CutArgs, ModelArgs, OutputArgs, above_zero, bytes, from_zero, share_below_one};
+use crate::commands::args::{CutArgs, ModelArgs, OutputArgs, above_zero, bytes, from_zero, share_below_one};
 
 /// Arguments of `phi3v lora`
 #[derive(Debug, Args)]

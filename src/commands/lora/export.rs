@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use phi3v::adapter::Adapter;
 
 use super::args::ExportArgs;
-use crate::cli::OutputArgs;
+use crate::commands::args::OutputArgs;
 use crate::ui::Ui;
 
 pub(super) fn run(args: ExportArgs) -> Result<ExitCode> {

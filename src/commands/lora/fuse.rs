@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use phi3v::convert::Options;
 
 use super::args::FuseArgs;
-use crate::cli::OutputArgs;
+use crate::commands::args::OutputArgs;
 use crate::commands::convert::make_folder;
 use crate::commands::session::{self, Opened};
 use crate::ui::Ui;

@@ -1,8 +1,8 @@
 //! How rows are read.
 
 use anyhow::Result;
+use phi3v::dataset::Settings;
 use phi3v::engine::stop_tokens;
-use phi3v::train::data::Settings;
 
 use super::args::DataArgs;
 use crate::commands::session::Opened;

@@ -5,15 +5,15 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use phi3v::dataset::{DataFiles, Order, Reader};
 use phi3v::train::batch::{Batches, Largest, Reading};
-use phi3v::train::data::{DataFiles, Order, Reader};
 use phi3v::train::evaluate::evaluate;
 use phi3v::train::gradient::Trained;
 use serde_json::json;
 
 use super::args::TestArgs;
 use super::rows;
-use crate::cli::OutputArgs;
+use crate::commands::args::OutputArgs;
 use crate::commands::{bad_rows, session};
 use crate::interrupt;
 use crate::ui::Ui;

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 use phi3v::adapter::Adapter;
+use phi3v::dataset::{self, DataFiles, MaskRatios, Order, Reader, Splits};
 use phi3v::engine::EngineOptions;
 use phi3v::memory::{self, ModelMemory, TrainingDemand};
 use phi3v::models;
-use phi3v::processor::{Message, Prompt, image_source};
+use phi3v::processor::{Message, Prompt, images};
 use phi3v::train::batch::{Batches, Largest, Reading};
-use phi3v::train::data::{self, DataFiles, MaskRatios, Order, Reader, Splits};
 use phi3v::train::load::load;
 use phi3v::train::state;
 use phi3v::train::trainer::{FILES, Run, Trainer};
@@ -22,7 +22,7 @@ use phi3v::train::trainer::{FILES, Run, Trainer};
 use super::args::{ShownArgs, TrainArgs};
 use super::report::{Prospect, Shown, finish};
 use super::{rows, settings};
-use crate::cli::OutputArgs;
+use crate::commands::args::OutputArgs;
 use crate::commands::bad_rows;
 use crate::commands::session::{self, Opened};
 use crate::interrupt;
@@ -207,8 +207,8 @@ fn start(opened: &mut Opened) -> Result<Option<Adapter>> {
 }
 
 /// The prompts whose answers are shown, as the model reads them.
-fn samples(opened: &Opened, shown: &ShownArgs, reading: &data::Settings) -> Result<Vec<(String, Prompt)>> {
-    let images = shown.sample_image.iter().map(|source| Ok(image_source::load(&source.parse()?, &reading.limits)?));
+fn samples(opened: &Opened, shown: &ShownArgs, reading: &dataset::Settings) -> Result<Vec<(String, Prompt)>> {
+    let images = shown.sample_image.iter().map(|source| Ok(images::load(&source.parse()?, &reading.limits)?));
     let images = images.collect::<Result<Vec<_>>>()?;
     let prompt = |text: &String| {
         let processor = &opened.processor;

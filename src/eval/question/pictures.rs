@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use anyhow::{Context, Result, ensure};
 use regex::{Captures, Regex};
 
-use crate::processor::image_source::ImageSource;
+use crate::processor::images::ImageSource;
 use crate::rows::{Fields, Pictures, source};
 
 /// Keys of MMMU, whose texts name them: `<image 1>` is `image_1`.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use mlx_quantized::Mode;
 use mlx_rs::Array;
-use phi3v::checkpoint::conversion::Settings;
-use phi3v::checkpoint::save::{Shards, TensorSpec};
+use phi3v::checkpoint::safetensors::{Shards, TensorSpec};
+use phi3v::convert::pass::Settings;
 use safetensors::SafeTensors;
 use serde_json::json;
 

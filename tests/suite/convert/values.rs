@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
-use phi3v::checkpoint::conversion::Settings;
+use phi3v::convert::pass::Settings;
 use serde_json::json;
 
 use super::{made, made_by, packed_as};

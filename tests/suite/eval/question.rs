@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use phi3v::eval::question::{Form, Question, find_letter, letter, lettered};
-use phi3v::processor::image_source::ImageSource;
+use phi3v::processor::images::ImageSource;
 use phi3v::rows::Fields;
 use serde_json::{Value, json};
 

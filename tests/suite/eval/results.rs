@@ -11,7 +11,7 @@ use phi3v::eval::metrics::AnswerMetric;
 use phi3v::eval::summary::{Compared, Summary};
 use phi3v::eval::task::Task;
 use phi3v::models;
-use phi3v::processor::image_source::ImageLimits;
+use phi3v::processor::images::ImageLimits;
 use phi3v::processor::{NumCrops, PictureSizes, Processor};
 use phi3v::rows::{Defaults, Fields};
 use serde_json::{Value, json};

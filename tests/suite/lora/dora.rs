@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use mlx_rs::{Array, Dtype, random};
 use phi3v::adapter::Adapter;
-use phi3v::checkpoint::weights::Attached;
+use phi3v::checkpoint::low_rank::Attached;
 use phi3v::checkpoint::{ModelFiles, Param};
 use phi3v::models::{self, Model, Whole};
 use phi3v::nn::RopeFactors;

@@ -1,6 +1,6 @@
 //! What is held out, hidden and shuffled.
 
-use phi3v::train::data::{DataFiles, MaskRatios, Order, Splits};
+use phi3v::dataset::{DataFiles, MaskRatios, Order, Splits};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 

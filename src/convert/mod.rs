@@ -10,23 +10,26 @@ use anyhow::{Context, Result, ensure};
 use mlx_quantized::Mode;
 use mlx_rs::Array;
 
-use self::report::Report;
-use crate::calibration::Samples;
-use crate::calibration::divergence::Divergences;
-use crate::calibration::gptq::Gptq;
-use crate::calibration::sensitivity::{Sensitivities, coarse_bits};
-use crate::checkpoint::config::QuantizedAs;
-use crate::checkpoint::conversion::{Conversion, Settings, Sizes, ToPack, round_to_nearest};
-use crate::checkpoint::quantize::Rule;
+use crate::checkpoint::low_rank::Attached;
+use crate::checkpoint::quantization::QuantizedAs;
 use crate::checkpoint::staging::{Staging, write_file};
-use crate::checkpoint::weights::Attached;
 use crate::checkpoint::{ModelFiles, Weights};
+use crate::convert::calibration::Samples;
+use crate::convert::calibration::divergence::Divergences;
+use crate::convert::calibration::gptq::Gptq;
+use crate::convert::calibration::sensitivity::{Sensitivities, coarse_bits};
+use crate::convert::pass::{Conversion, Settings, Sizes, ToPack, round_to_nearest};
+use crate::convert::report::Report;
+use crate::convert::rule::Rule;
 use crate::models;
 use crate::processor::Processor;
 
+pub mod calibration;
 mod card;
 pub mod export;
+pub mod pass;
 pub mod report;
+pub mod rule;
 
 /// Positions on which a matrix' sensitivity is measured, each matrix alone.
 const SENSITIVITY_POSITIONS: usize = 512;

@@ -16,14 +16,14 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
-use super::divergence::{OnPrompt, interruptible};
-use super::{Samples, parallel};
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::QuantizedAs;
-use crate::checkpoint::conversion::ToPack;
-use crate::checkpoint::quantize::pack;
+use crate::checkpoint::quantization::{QuantizedAs, pack};
+use crate::convert::calibration::Samples;
+use crate::convert::calibration::divergence::{OnPrompt, interruptible};
+use crate::convert::pass::ToPack;
 use crate::engine::sequence::Sequence;
 use crate::models;
+use crate::parallel::parallel;
 
 /// Bytes of second moments held at a time; more matrices take another run over the samples.
 const BUDGET: usize = 2 << 30;

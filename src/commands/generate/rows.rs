@@ -10,9 +10,10 @@ use phi3v::engine::Engine;
 use phi3v::memory::Demand;
 use phi3v::rows::{Defaults, Output, RowFile, State, serve};
 
-use super::generate::{GenerateArgs, RowsArgs};
-use super::{form, session};
-use crate::cli::{EngineArgs, ImageArgs, OutputArgs};
+use crate::commands::args::{ImageArgs, OutputArgs};
+use crate::commands::generate::{GenerateArgs, RowsArgs, form};
+use crate::commands::session;
+use crate::commands::session::{add_cache, check_output};
 use crate::interrupt;
 use crate::ui::Ui;
 
@@ -101,31 +102,6 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     }
     ui.warning(format!("interrupted; {}", how_far()));
     Ok(ExitCode::from(interrupt::EXIT_CODE))
-}
-
-/// An error unless what `flag` names can be written.
-pub(super) fn check_output(flag: &str, path: &Path, input: &Path, may_exist: bool) -> Result<()> {
-    if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize()) {
-        ensure!(input != output, "{flag} {}: that is the input", path.display());
-    }
-    if path.exists() {
-        ensure!(may_exist, "{} exists; --resume goes on with it, --force replaces it", path.display());
-        ensure!(path.is_file(), "{flag} {}: that is no file", path.display());
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(folder.is_dir(), "{flag} {}: there is no folder {}", path.display(), folder.display());
-    // Not after an hour.
-    tempfile::tempfile_in(folder)
-        .with_context(|| format!("{flag} {}: nothing can be written there", path.display()))?;
-    Ok(())
-}
-
-/// Of what is kept in memory, that which changes answers.
-pub(super) fn add_cache(state: &mut State, engine: &EngineArgs) {
-    state.add("max_kv_size", engine.max_kv_size);
-    state.add("kv_bits", engine.kv_bits);
-    state.add("kv_group_size", engine.kv_group_size);
-    state.add("quantized_kv_start", engine.quantized_kv_start);
 }
 
 /// Answers what is left; false if Ctrl-C came first.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::images::{self, ImageLimits, ImageSource};
 use crate::processor::{NumCrops, Processor, Prompt, Segment, Tiles, ids, len_of};
 
 /// A picture of a row. It is decoded when the row's turn comes, and not kept.
@@ -95,7 +95,7 @@ impl Example {
     /// # Errors
     /// When a picture cannot be read any more, or takes another number of positions than when the row was checked.
     pub fn tiles(&self, processor: &Processor, limits: &ImageLimits, num_crops: NumCrops) -> Result<Vec<Tiles>> {
-        let images = self.images.iter().map(|image| image_source::load(&image.source, limits));
+        let images = self.images.iter().map(|image| images::load(&image.source, limits));
         let tiles = processor.tiles(&images.collect::<Result<Vec<_>, _>>()?, num_crops)?;
         for (image, tiles) in self.images.iter().zip(&tiles) {
             ensure!(

@@ -8,10 +8,11 @@ use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 
-use super::{Samples, parallel};
+use crate::convert::calibration::Samples;
 use crate::engine::distribution::Distribution;
 use crate::engine::sequence::Sequence;
 use crate::models::Model;
+use crate::parallel::parallel;
 use crate::processor::{Prompt, Segment};
 
 /// Positions per step of a prefill.

@@ -8,8 +8,8 @@ use rand::seq::index;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::example::Example;
-use super::read::{Dataset, Reader};
+use crate::dataset::example::Example;
+use crate::dataset::read::{Dataset, Reader};
 use crate::rows::{BadRow, Checked};
 
 /// Where rows are.

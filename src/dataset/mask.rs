@@ -9,7 +9,7 @@ use rand::seq::index;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::example::Example;
+use crate::dataset::example::Example;
 use crate::processor::{Segment, Tokenizer};
 
 /// The token before which prompts end.

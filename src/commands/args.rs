@@ -2,23 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use mlx_quantized::Mode;
 use mlx_rs::Dtype;
 use phi3v::engine::sampler::Sampling;
 use phi3v::processor::NumCrops;
-use phi3v::processor::image_source::ImageLimits;
-
-use crate::commands::Command;
-
-/// Run Phi-3.5-vision and its family on MLX
-#[derive(Debug, Parser)]
-#[command(name = "phi3v", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (what was produced stands).")]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
+use phi3v::processor::images::ImageLimits;
 
 /// How much is told
 #[derive(Debug, Args)]
@@ -356,7 +345,7 @@ mod tests {
 
     use clap::CommandFactory;
 
-    use super::Cli;
+    use crate::commands::Cli;
 
     /// Clap checks this in debug builds only.
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use crate::processor::image_source::ImageSource;
+use crate::processor::images::ImageSource;
 use crate::processor::{Message, Processor, TrainingText};
 use crate::rows::{Fields, Pictures, conversation};
 

@@ -6,12 +6,11 @@ use std::ops::ControlFlow;
 use anyhow::{Result, ensure};
 use mlx_quantized::Mode;
 
-use super::Samples;
-use super::divergence::Reference;
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::config::QuantizedAs;
-use crate::checkpoint::conversion::ToPack;
-use crate::checkpoint::quantize::{pack, unpack};
+use crate::checkpoint::quantization::{QuantizedAs, pack, unpack};
+use crate::convert::calibration::Samples;
+use crate::convert::calibration::divergence::Reference;
+use crate::convert::pass::ToPack;
 use crate::models;
 
 /// Bits to choose from.

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mlx_mmap::item_size;
 use mlx_rs::{Array, Dtype};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use serde_json::json;
 
-use super::INDEX;
+use crate::checkpoint::INDEX;
 
 /// The most bytes of tensors in one file, unless a single one is larger: that of mlx-lm and mlx-vlm.
 pub const SHARD_BYTES: u64 = 5 << 30;
@@ -159,4 +160,39 @@ fn split(tensors: &[TensorSpec], shard_bytes: u64) -> Vec<Vec<&TensorSpec>> {
         shards.last_mut().expect("one was just added, if there was none").push(spec);
     }
     shards
+}
+
+/// Type, shape and place in the file of a tensor, where tensors begin at the byte `data`.
+pub(crate) fn place(name: &str, info: &TensorInfo, data: usize) -> Result<(Dtype, Vec<i32>, Range<usize>)> {
+    let dtype =
+        mlx_dtype(info.dtype).ok_or_else(|| anyhow!("{name} is of type {:?}, which MLX does not have", info.dtype))?;
+    let shape = info.shape.iter().map(|&dim| i32::try_from(dim)).collect::<Result<Vec<_>, _>>();
+    let shape = shape.map_err(|_| anyhow!("{name} has the shape {:?}, too large for MLX", info.shape))?;
+    Ok((dtype, shape, data + info.data_offsets.0..data + info.data_offsets.1))
+}
+
+/// MLX's name of a type of numbers, if it has such.
+pub fn mlx_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
+    use safetensors::Dtype as S;
+    Some(match dtype {
+        S::BOOL => Dtype::Bool,
+        S::U8 => Dtype::Uint8,
+        S::I8 => Dtype::Int8,
+        S::U16 => Dtype::Uint16,
+        S::I16 => Dtype::Int16,
+        S::F16 => Dtype::Float16,
+        S::BF16 => Dtype::Bfloat16,
+        S::U32 => Dtype::Uint32,
+        S::I32 => Dtype::Int32,
+        S::F32 => Dtype::Float32,
+        S::U64 => Dtype::Uint64,
+        S::I64 => Dtype::Int64,
+        S::F64 => Dtype::Float64,
+        _ => return None,
+    })
+}
+
+/// What is said of a file that is not what its header says.
+pub(crate) fn damaged(path: &Path) -> String {
+    format!("{} is damaged or incomplete; fetch it again", path.display())
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use super::example::{Example, Picture};
-use super::mask::{ASSISTANT, hideable};
-use super::row::{Lesson, Row};
-use crate::processor::image_source::ImageLimits;
+use crate::dataset::example::{Example, Picture};
+use crate::dataset::mask::{ASSISTANT, hideable};
+use crate::dataset::row::{Lesson, Row};
+use crate::processor::images::ImageLimits;
 use crate::processor::{NumCrops, PictureSizes, Processor, ids};
 use crate::rows::{Checked, Fields, Rows, Selection, check, folder_of};
 

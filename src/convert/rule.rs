@@ -4,77 +4,10 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use mlx_quantized::{Mode, Packed};
-use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
+use mlx_quantized::Mode;
 use regex::Regex;
 
-use super::config::QuantizedAs;
-use crate::device::on_cpu;
-
-/// What a matrix is for, which decides whether it is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// A matrix of the language model: packed.
-    Text,
-    /// A matrix of the part that sees: packed where asked for, as small errors there cost much.
-    Vision,
-    /// No matrix that a packed product or lookup could replace.
-    Fixed,
-}
-
-impl QuantizedAs {
-    /// The numbers of a mode where nothing else is said, as in mlx-lm.
-    ///
-    /// # Errors
-    /// When MLX does not have the mode with these numbers.
-    pub fn new(mode: Mode, bits: Option<i32>, group_size: Option<i32>) -> Result<Self> {
-        let (default_group_size, default_bits) = match mode {
-            Mode::Affine => (64, 4),
-            Mode::Mxfp4 => (32, 4),
-            Mode::Nvfp4 => (16, 4),
-            Mode::Mxfp8 => (32, 8),
-        };
-        let (bits, group_size) = (bits.unwrap_or(default_bits), group_size.unwrap_or(default_group_size));
-        if mode == Mode::Affine {
-            ensure!([2, 3, 4, 5, 6, 8].contains(&bits), "{bits} bits: affine quantization has 2, 3, 4, 5, 6 and 8");
-            ensure!([32, 64, 128].contains(&group_size), "groups of {group_size}: MLX has groups of 32, 64 and 128");
-        } else {
-            let only = (default_bits, default_group_size);
-            ensure!(
-                (bits, group_size) == only,
-                "{mode:?} has {} bits in groups of {} and nothing else",
-                only.0,
-                only.1
-            );
-        }
-        Ok(Self { group_size, bits, mode })
-    }
-
-    /// Whether rows of so many numbers fall into whole groups.
-    pub fn divides(&self, input: i32) -> bool {
-        input > 0 && input % self.group_size == 0
-    }
-
-    /// Whether MLX has this mode with these numbers.
-    pub(super) fn check(self) -> Result<Self> {
-        Self::new(self.mode, Some(self.bits), Some(self.group_size))
-    }
-}
-
-/// Packs a matrix of floats `[output, input]`.
-pub fn pack(matrix: &Array, packing: QuantizedAs) -> Result<Packed, Exception> {
-    let QuantizedAs { group_size, bits, mode } = packing;
-    if on_cpu() {
-        return mlx_cpu::quantize(matrix, group_size, bits, mode);
-    }
-    Packed::quantize(matrix, group_size, bits, mode)
-}
-
-/// The matrix `[output, input]` as floats.
-pub fn unpack(packed: &Packed, dtype: Dtype) -> Result<Array, Exception> {
-    if on_cpu() { mlx_cpu::dequantize(packed, dtype) } else { packed.dequantize(dtype) }
-}
+use crate::checkpoint::quantization::{QuantizedAs, Role};
 
 /// mlx-lm's and mlx-vlm's recipes: few bits, and more for what errors hurt most. After llama.cpp's Q4_K_M: the values' and
 /// the down projection in the first and last eighth of the layers and every third between, and the map to logits.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::image_source::{self, ImageError, ImageLimits, ImageSource};
+use crate::processor::images::{self, ImageError, ImageLimits, ImageSource};
 
 /// Decodes pictures, so that damaged ones are found, and keeps their sizes.
 pub struct PictureSizes {
@@ -22,7 +22,7 @@ impl PictureSizes {
         if let Some(&size) = self.sizes.get(source) {
             return Ok(size);
         }
-        let size = image_source::load(source, &self.limits)?.dimensions();
+        let size = images::load(source, &self.limits)?.dimensions();
         // A picture that stands in the row itself is hardly in another one, and would be kept as a whole.
         if !matches!(source, ImageSource::Data(_)) {
             self.sizes.insert(source.clone(), size);

@@ -11,7 +11,7 @@ use phi3v::engine::constrain::Grammar;
 use phi3v::engine::phrase::{Phrased, Phrases};
 use phi3v::processor::Prompt;
 
-use super::generate::FormArgs;
+use crate::commands::generate::FormArgs;
 use crate::interrupt;
 
 /// The grammar that the arguments ask for.

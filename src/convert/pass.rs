@@ -14,12 +14,12 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::config::{Quantization, QuantizedAs};
-use super::quantize::{Matrix, Role, Rule, pack};
-use super::save::{SHARD_BYTES, Shards, TensorSpec};
-use super::staging::{copy_file, write_file};
-use super::weights::{Entry, dtype_of_unpacked};
-use super::{ModelFiles, Weights};
+use crate::checkpoint::quantization::{Quantization, QuantizedAs, Role, pack};
+use crate::checkpoint::safetensors::{SHARD_BYTES, Shards, TensorSpec};
+use crate::checkpoint::staging::{copy_file, write_file};
+use crate::checkpoint::weights::{Entry, dtype_of_unpacked};
+use crate::checkpoint::{ModelFiles, Weights};
+use crate::convert::rule::{Matrix, Rule};
 use crate::models::Arch;
 
 /// What is to become of a checkpoint.

@@ -3,13 +3,64 @@
 
 use std::borrow::Cow;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use image::imageops::{overlay, rotate90};
 use image::{Rgb, RgbImage};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
-use crate::checkpoint::config::PreprocessorConfig;
+use crate::checkpoint::ModelFiles;
+use crate::checkpoint::json::parse;
+use crate::processor::images::resize::{pillow_bilinear, torch_bicubic};
 
-use super::resize::{pillow_bilinear, torch_bicubic};
+/// The keys of Phi-3-vision's `preprocessor_config.json`. Defaults are those of the reference's image processor.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PreprocessorConfig {
+    /// The most 336-pixel tiles a picture is cut into.
+    #[serde(default = "one")]
+    pub num_crops: u32,
+    /// Per channel, red first.
+    #[serde(default = "clip_mean")]
+    pub image_mean: [f32; 3],
+    /// Per channel, red first.
+    #[serde(default = "clip_std")]
+    pub image_std: [f32; 3],
+    /// Vectors in a line of a tile, and such lines: `num_img_tokens` is the square of it.
+    #[serde(default = "twelve", rename = "num_img_tokens", deserialize_with = "root")]
+    pub line: usize,
+}
+
+impl PreprocessorConfig {
+    /// That of a checkpoint, if it has one.
+    pub fn of(files: &ModelFiles) -> Result<Option<Self>> {
+        let config = files.preprocessor.as_ref().map(parse).transpose();
+        config.with_context(|| format!("{}", files.folder.join("preprocessor_config.json").display()))
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn twelve() -> usize {
+    12
+}
+
+fn root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let tokens = usize::deserialize(deserializer)?;
+    let root = tokens.isqrt();
+    // A line holds at least one vector, and at most one for each two pixels.
+    let fits = root * root == tokens && (1..=168).contains(&root);
+    fits.then_some(root).ok_or_else(|| D::Error::custom(format!("a tile is a square, which {tokens} vectors are not")))
+}
+
+fn clip_mean() -> [f32; 3] {
+    [0.481_454_66, 0.457_827_5, 0.408_210_73]
+}
+
+fn clip_std() -> [f32; 3] {
+    [0.268_629_54, 0.261_302_6, 0.275_777_1]
+}
 
 /// Pixels on a tile's side.
 pub const TILE: u32 = 336;

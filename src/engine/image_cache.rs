@@ -9,35 +9,11 @@ use anyhow::{Context, Result};
 use mlx_rs::Array;
 use sha2::{Digest, Sha256};
 
+use crate::cache::ImageKey;
 use crate::checkpoint::arrays::{self, Contents};
 use crate::checkpoint::identity::hex;
 use crate::models::Model;
 use crate::processor::Tiles;
-
-/// What a picture is known by: a hash of the pixels that the model sees, and how they are cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ImageKey([u8; 32]);
-
-impl ImageKey {
-    /// The key of a picture.
-    pub fn of(tiles: &Tiles) -> Self {
-        let mut hash = Sha256::new();
-        hash.update((tiles.rows as u64).to_le_bytes());
-        hash.update((tiles.cols as u64).to_le_bytes());
-        hash.update(bytemuck::cast_slice::<f32, u8>(&tiles.pixels));
-        Self(hash.finalize().into())
-    }
-
-    pub(super) fn to_hex(self) -> String {
-        hex(&self.0)
-    }
-
-    pub(super) fn from_hex(text: &str) -> Option<Self> {
-        let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
-        let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>()?;
-        (text.len() == 64).then_some(Self(bytes.try_into().ok()?))
-    }
-}
 
 /// Where pictures' vectors are kept. The least recently used go first.
 pub struct FeatureStore {
@@ -114,7 +90,7 @@ const EXTENSION: &str = "safetensors";
 
 impl Folder {
     fn path_of(&self, key: ImageKey) -> PathBuf {
-        let hash = Sha256::new().chain_update(key.0).chain_update(&self.identity).finalize();
+        let hash = Sha256::new().chain_update(key.bytes()).chain_update(&self.identity).finalize();
         self.path.join(hex(&hash)).with_extension(EXTENSION)
     }
 

@@ -9,18 +9,14 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::RgbImage;
 
-use crate::processor::image_source::{self, ImageLimits, ImageSource};
+use crate::processor::images::{self, ImageLimits, ImageSource};
 use crate::processor::{Message, NumCrops, Processor, Prompt, Segment};
-
-pub mod divergence;
-pub mod gptq;
-pub mod sensitivity;
 
 /// Positions of one piece of text.
 const WINDOW: usize = 512;
 const QUESTION: &str = "Describe this picture in detail.";
 const TEXTS: &str = include_str!("texts.txt");
-const PICTURE: &[u8] = include_bytes!("../../demo/cat.jpg");
+const PICTURE: &[u8] = include_bytes!("../../../demo/cat.jpg");
 
 /// Prompts that a model is run on.
 #[derive(Clone)]
@@ -72,7 +68,7 @@ impl Samples {
         // A single position has nothing to predict.
         let mut prompts: Vec<Prompt> = windows.filter(|prompt| prompt.len() > 1).collect();
         for source in pictures {
-            let picture = [image_source::load(source, &ImageLimits::default())?];
+            let picture = [images::load(source, &ImageLimits::default())?];
             prompts.push(question_about(&picture, processor)?);
         }
         Ok(Self { prompts: prompts.into_iter().map(Rc::new).collect() })
@@ -138,18 +134,4 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
     files.retain(|path| path.is_file() && !hidden(path));
     files.sort();
     Ok(files)
-}
-
-/// The results of `work` for each row, computed by all threads.
-pub(crate) fn parallel<T: Send>(rows: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = mlx_cpu::threads().clamp(1, rows.max(1));
-    let share = rows.div_ceil(threads);
-    std::thread::scope(|scope| {
-        let run = |thread: usize| {
-            let work = &work;
-            scope.spawn(move || (thread * share..rows.min((thread + 1) * share)).map(work).collect::<Vec<T>>())
-        };
-        let handles: Vec<_> = (0..threads).map(run).collect();
-        handles.into_iter().flat_map(|handle| handle.join().expect("rounding does not panic")).collect()
-    })
 }

@@ -1,0 +1,36 @@
+//! What an image is known by in caches.
+
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::identity::hex;
+use crate::processor::Tiles;
+
+/// What a picture is known by: a hash of the pixels that the model sees, and how they are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageKey([u8; 32]);
+
+impl ImageKey {
+    /// The key of a picture.
+    pub fn of(tiles: &Tiles) -> Self {
+        let mut hash = Sha256::new();
+        hash.update((tiles.rows as u64).to_le_bytes());
+        hash.update((tiles.cols as u64).to_le_bytes());
+        hash.update(bytemuck::cast_slice::<f32, u8>(&tiles.pixels));
+        Self(hash.finalize().into())
+    }
+
+    /// The hash.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn to_hex(self) -> String {
+        hex(&self.0)
+    }
+
+    pub(super) fn from_hex(text: &str) -> Option<Self> {
+        let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+        let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>()?;
+        (text.len() == 64).then_some(Self(bytes.try_into().ok()?))
+    }
+}
