@@ -12,7 +12,7 @@ use phi3v::engine::batch::Batch;
 use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions, Generation, Request};
 use phi3v::models;
-use phi3v::processor::{Processor, Prompt, Segment};
+use phi3v::processor::{Prompt, Segment};
 
 /// Tokens of an answer.
 const TOKENS: usize = 48;
@@ -46,7 +46,7 @@ fn engine(folder: &Path, options: EngineOptions, copies: bool) -> Engine {
         }
     }
     let model = models::build(&files, weights).expect("a model");
-    Engine::new(model, Processor::read(&files).expect("a processor"), &files, options).expect("an engine")
+    Engine::new(model, models::processor(&files).expect("a processor"), &files, options).expect("an engine")
 }
 
 /// Random ids.

@@ -325,7 +325,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__chat)
-            opts="-s -n -q -v -m -i -t -h -V --system --max-tokens --stop --history --no-history --no-color --quiet --verbose --model --revision --dtype --adapter --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
+            opts="-s -n -q -v -m -i -t -h -V --system --max-tokens --stop --history --no-history --no-color --quiet --verbose --model --revision --dtype --adapter --threads --image --num-crops --min-pixels --max-pixels --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -388,6 +388,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -609,7 +617,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__eval__subcmd__caption)
-            opts="-p -o -q -v -m -s -n -h -V --metric --prompt --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
+            opts="-p -o -q -v -m -s -n -h -V --metric --prompt --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --min-pixels --max-pixels --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -680,6 +688,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -771,7 +787,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__eval__subcmd__choice)
-            opts="-o -q -v -m -s -n -h -V --by --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
+            opts="-o -q -v -m -s -n -h -V --by --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --min-pixels --max-pixels --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -834,6 +850,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1023,7 +1047,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__eval__subcmd__kl)
-            opts="-o -q -v -m -h -V --reference --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --max-image-pixels --window --stride --max-seq-length --help --version"
+            opts="-o -q -v -m -h -V --reference --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --min-pixels --max-pixels --max-image-pixels --window --stride --max-seq-length --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1089,6 +1113,14 @@ _phi3v() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-image-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1113,7 +1145,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__eval__subcmd__perplexity)
-            opts="-o -q -v -m -h -V --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --max-image-pixels --window --stride --max-seq-length --help --version"
+            opts="-o -q -v -m -h -V --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --min-pixels --max-pixels --max-image-pixels --window --stride --max-seq-length --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1175,6 +1207,14 @@ _phi3v() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-image-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1199,7 +1239,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__eval__subcmd__vqa)
-            opts="-o -q -v -m -s -n -h -V --metric --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
+            opts="-o -q -v -m -s -n -h -V --metric --data --limit --shuffle --seed --skip-bad --output --resume --force --compare --report --json --quiet --verbose --model --revision --dtype --adapter --threads --num-crops --min-pixels --max-pixels --max-image-pixels --system --ignore-chat-template --instruction --max-tokens --stop --max-batch-size --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1262,6 +1302,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1353,7 +1401,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__generate)
-            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --json --explain --quiet --verbose --model --revision --dtype --adapter --threads --image --num-crops --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --json-schema --regex --grammar --choose --constrain --within --beams --early-stop --input --output --resume --force --max-batch-size --help --version"
+            opts="-p -s -n -q -v -m -i -t -h -V --prompt --system --ignore-chat-template --max-tokens --stop --json --explain --quiet --verbose --model --revision --dtype --adapter --threads --image --num-crops --min-pixels --max-pixels --max-image-pixels --temp --temperature --top-k --top-p --min-p --repetition-penalty --repetition-context-size --presence-penalty --frequency-penalty --seed --prefill-step-size --max-kv-size --kv-bits --kv-group-size --quantized-kv-start --prefix-cache-bytes --prompt-cache --image-cache --image-cache-bytes --draft-model --prompt-lookup --num-draft-tokens --memory-limit --json-schema --regex --grammar --choose --constrain --within --beams --early-stop --input --output --resume --force --max-batch-size --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1420,6 +1468,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1847,7 +1903,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__lora)
-            opts="-o -q -v -m -h -V --data --adapter-path --resume --force --dry-run --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --max-image-pixels --val-split --pack --mask-ratios --fine-tune-type --rank --alpha --rslora --dropout --num-layers --target --train-projector --train-vision --freeze --epochs --iters --grad-accumulation-steps --optimizer --learning-rate --lr-schedule --warmup-steps --min-learning-rate --weight-decay --max-grad-norm --grad-checkpoint --seed --memory-limit --steps-per-report --steps-per-eval --save-every --patience --sample-prompt --sample-image --plot --help --version test fuse export help"
+            opts="-o -q -v -m -h -V --data --adapter-path --resume --force --dry-run --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --min-pixels --max-pixels --max-image-pixels --val-split --pack --mask-ratios --fine-tune-type --rank --alpha --rslora --dropout --num-layers --target --train-projector --train-vision --freeze --epochs --iters --grad-accumulation-steps --optimizer --learning-rate --lr-schedule --warmup-steps --min-learning-rate --weight-decay --max-grad-norm --grad-checkpoint --seed --memory-limit --steps-per-report --steps-per-eval --save-every --patience --sample-prompt --sample-image --plot --help --version test fuse export help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1902,6 +1958,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -2179,7 +2243,7 @@ _phi3v() {
             return 0
             ;;
         phi3v__subcmd__lora__subcmd__test)
-            opts="-q -v -m -h -V --data --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --max-image-pixels --help --version"
+            opts="-q -v -m -h -V --data --json --quiet --verbose --model --revision --dtype --adapter --threads --max-seq-length --mask-prompt --skip-bad --batch-size --num-crops --min-pixels --max-pixels --max-image-pixels --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2226,6 +2290,14 @@ _phi3v() {
                     return 0
                     ;;
                 --num-crops)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-pixels)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-pixels)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -26,9 +26,9 @@ end
 
 complete -c phi3v -n "__fish_phi3v_needs_command" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_needs_command" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the model, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "generate" -d 'Answer a question, about images or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "chat" -d 'Talk with the model, about images or without'
+complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "lora" -d 'Teach a model by examples, with images or without'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_needs_command" -f -a "quantize" -d 'Quantize a model folder'
@@ -49,9 +49,11 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'A picture: a file, an http(s) address, a data: address, or - for stdin' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s i -l image -d 'An image: a file, an http(s) address, a data: address, or - for stdin' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-k -d 'Only the K best tokens; 0 for all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l top-p -d 'Only the best tokens that together have probability P' -r
@@ -68,7 +70,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l kv-group-size -
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache -d 'Keep what the model saw in images in this folder, for other runs' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l image-cache-bytes -d 'The most bytes in that folder' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand generate" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
@@ -106,9 +108,11 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s i -l image -d 'A picture for the first question: a file, an http(s) address or a data: address' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s i -l image -d 'An image for the first question: a file, an http(s) address or a data: address' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s t -l temperature -l temp -d '0 always takes the best token; higher is more varied' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l top-k -d 'Only the K best tokens; 0 for all' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l top-p -d 'Only the best tokens that together have probability P' -r
@@ -125,13 +129,13 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l kv-group-size -d 'C
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l image-cache -d 'Keep what the model saw in images in this folder, for other runs' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l image-cache-bytes -d 'The most bytes in that folder' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l memory-limit -d 'Memory that may be used in all, in bytes [default: what is free]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l no-history -d 'Keep no lines, and know none from earlier'
-complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l no-color -d 'No colours and no small pictures in the terminal; so does the variable NO_COLOR'
+complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l no-color -d 'No colours and no thumbnails in the terminal; so does the variable NO_COLOR'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand chat" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
@@ -147,12 +151,14 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-seq-length -d 'The most positions of a row, images included; longer rows are bad ones, nothing is cut off' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
 false\t''"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l batch-size -d 'The most rows that are read at once' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l val-split -d 'Hold this share of the rows out for validation, where there is no valid.jsonl' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l pack -d 'Fill batches with as many rows as fit into so many positions, in place of --batch-size' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l mask-ratios -d 'Learn each row once more for each of these shares, with that share of the question hidden and the loss divided by 10^(10 · share), as Phi-3-Vision-MLX does it' -r
@@ -188,7 +194,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l save-every -d 'Steps from a file that --resume goes on from to the next' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l patience -d 'End when the held-out rows were not predicted better so many times' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l sample-prompt -d 'Show what the model says to this at the same steps; repeat it for several' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l sample-image -d 'Pictures for the prompts above' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l sample-image -d 'Images for the prompts above' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l resume -d 'Go on with the run in that folder, as if it had not ended'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l force -d 'Begin anew where that folder holds a run'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l dry-run -d 'Check everything, tell what would be trained and what memory that takes, and end'
@@ -197,7 +203,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -s v -l verbose -d 'Tell more about what is done, on stderr'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l skip-bad -d 'Go on without the rows that are bad'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l rslora -d 'Multiply with ALPHA / √rank'
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l train-projector -d 'Also change what makes pictures\' features the language model\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l train-projector -d 'Also change what makes images\' features the language model\'s'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l train-vision -d 'Also change the vision tower'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l grad-checkpoint -d 'Keep only what enters the layers and compute each twice: a third slower, with a fraction of the memory'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and not __fish_seen_subcommand_from test fuse export help" -l plot -d 'Draw the losses in the terminal in the end'
@@ -216,12 +222,14 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-seq-length -d 'The most positions of a row, images included; longer rows are bad ones, nothing is cut off' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l mask-prompt -d 'Learn only answers, not prompts' -r -f -a "true\t''
 false\t''"
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l batch-size -d 'The most rows that are read at once' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -l json -d 'Print one JSON object'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s q -l quiet -d 'Print only the result, warnings and errors'
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from test" -s v -l verbose -d 'Tell more about what is done, on stderr'
@@ -262,18 +270,18 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand lora; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with images or without'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "caption" -d 'How near captions of pictures are to people\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "vqa" -d 'How often questions are answered rightly, about images or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "caption" -d 'How near captions of images are to people\'s'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and not __fish_seen_subcommand_from perplexity kl choice vqa caption help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l report -d 'Write a page with the figures and the rows that went wrong, images included' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -282,11 +290,13 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l window -d 'Positions of a window of a text file [default: 2048, or the model\'s context where that is shorter]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l stride -d 'Tokens that each window predicts, with what is before them in the window [default: all but the first]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones [default: the model\'s context]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l max-seq-length -d 'The most positions of a row, images included; longer rows are bad ones [default: the model\'s context]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l shuffle -d 'Take random rows for --limit'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l skip-bad -d 'Go on without the rows that are bad'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from perplexity" -l resume -d 'Go on where an earlier run of the same command ended'
@@ -302,7 +312,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l report -d 'Write a page with the figures and the rows that went wrong, images included' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -311,11 +321,13 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l window -d 'Positions of a window of a text file [default: 2048, or the model\'s context where that is shorter]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l stride -d 'Tokens that each window predicts, with what is before them in the window [default: all but the first]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-seq-length -d 'The most positions of a row, pictures included; longer rows are bad ones [default: the model\'s context]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l max-seq-length -d 'The most positions of a row, images included; longer rows are bad ones [default: the model\'s context]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l shuffle -d 'Take random rows for --limit'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l skip-bad -d 'Go on without the rows that are bad'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from kl" -l resume -d 'Go on where an earlier run of the same command ended'
@@ -333,7 +345,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l report -d 'Write a page with the figures and the rows that went wrong, images included' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -342,8 +354,10 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l instruction -d 'Add this to every question, on a line of its own' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
@@ -356,7 +370,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l image-cache -d 'Keep what the model saw in images in this folder, for other runs' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l image-cache-bytes -d 'The most bytes in that folder' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from choice" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
@@ -378,7 +392,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l report -d 'Write a page with the figures and the rows that went wrong, images included' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -387,8 +401,10 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l instruction -d 'Add this to every question, on a line of its own' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
@@ -401,7 +417,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l image-cache -d 'Keep what the model saw in images in this folder, for other runs' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l image-cache-bytes -d 'The most bytes in that folder' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from vqa" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
@@ -420,13 +436,13 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l metric -d 'What is measured; several with commas, the first counts most' -r -f -a "bleu\t'Words in a row, as sacrebleu counts them: 0 to 100'
 rouge-l\t'The longest common subsequence, as rouge-score has it: 0 to 1'
 cider\t'Agreement on what is rare elsewhere, as pycocoevalcap has it: 0 to 10'"
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s p -l prompt -d 'What is asked about pictures of rows without a prompt' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s p -l prompt -d 'What is asked about images of rows without a prompt' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l data -d 'The rows: a file of JSON lines, or a Parquet file as the Hugging Face hub has them' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l limit -d 'Look only at so many rows: the first, or random ones with --shuffle' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l seed -d 'Where the random numbers start: of --shuffle, and of the intervals' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s o -l output -d 'Write what became of each row: prompt, answer, right answers, scores, a JSON object a line' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l compare -d 'Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l report -d 'Write a page with the figures and the rows that went wrong, pictures included' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l report -d 'Write a page with the figures and the rows that went wrong, images included' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s m -l model -d 'Folder of a checkpoint, a GGUF file, an id on the Hugging Face hub, or demo' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l revision -d 'Branch, tag or commit of a hub model' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l dtype -d 'Numbers in which to compute' -r -f -a "auto\t'As the checkpoint has it'
@@ -435,8 +451,10 @@ float16\t'16-bit IEEE floats'
 bfloat16\t'16-bit floats with the range of 32-bit ones'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l adapter -d 'Use what fine-tuning changed of the model: a folder of phi3v lora, mlx-lm, mlx-vlm, Phi-3-Vision-MLX or PEFT' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l threads -d 'Threads to compute with, on a CPU [default: one for each physical core]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l num-crops -d 'The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the checkpoint says]' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-image-pixels -d 'The most pixels a picture may have' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l num-crops -d 'Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together (phi3_v) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l min-pixels -d 'Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-pixels -d 'Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l max-image-pixels -d 'Maximum number of pixels of an image file; larger ones are refused' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s s -l system -d 'What the model should know beforehand: the system message' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l instruction -d 'Add this to every question, on a line of its own' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s n -l max-tokens -d 'The most tokens of an answer [default: 64]' -r
@@ -449,7 +467,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l quantized-kv-start -d 'Leave the keys and values of so many first positions as they are' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prefix-cache-bytes -d 'Memory for the beginnings of prompts that were read before, in bytes; K, M and G stand for thousands, millions and billions [default: 1G where there are several prompts]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prompt-cache -d 'Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end' -r -F
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l image-cache -d 'Keep what the model saw in pictures in this folder, for other runs' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l image-cache -d 'Keep what the model saw in images in this folder, for other runs' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l image-cache-bytes -d 'The most bytes in that folder' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l draft-model -d 'Guess ahead with a smaller model of the same vocabulary: the answer stays the same' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l num-draft-tokens -d 'The most tokens to guess at once [default: 3 with a draft model, 10 with prompt lookup]' -r
@@ -465,11 +483,11 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcom
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -l prompt-lookup -d 'Guess that what was said will be said again: faster where the answer copies from the prompt, and the same'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from caption" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with images or without'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "caption" -d 'How near captions of pictures are to people\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "vqa" -d 'How often questions are answered rightly, about images or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "caption" -d 'How near captions of images are to people\'s'
 complete -c phi3v -n "__fish_phi3v_using_subcommand eval; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l hf-path -l model -d 'Folder of a checkpoint, or its id on the Hugging Face hub' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l revision -d 'Branch, tag or commit of a hub model' -r
@@ -500,7 +518,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l q-override -d 'O
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l quant-method -d 'How numbers are rounded: gptq takes minutes, and costs less accuracy [default: rtn]' -r -f -a "rtn\t'Each to the nearest'
 gptq\t'So that errors make up for one another on the inputs that a matrix gets (GPTQ)'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l target-bpw -d 'Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l calibration -d 'Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l calibration -d 'Text (.txt), an image, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s q -l quantize -d 'Pack the matrices into few bits'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -s d -l dequantize -d 'Make packed matrices floats again'
 complete -c phi3v -n "__fish_phi3v_using_subcommand convert" -l force -d 'Replace the folder if it is a model folder'
@@ -533,7 +551,7 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l q-override -d '
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quant-method -d 'How numbers are rounded: gptq takes minutes, and costs less accuracy [default: rtn]' -r -f -a "rtn\t'Each to the nearest'
 gptq\t'So that errors make up for one another on the inputs that a matrix gets (GPTQ)'"
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l target-bpw -d 'Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l calibration -d 'Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
+complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l calibration -d 'Text (.txt), an image, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]' -r -F
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l force -d 'Replace the folder if it is a model folder'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l json -d 'Print one JSON object with sizes and figures'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l quiet -d 'Print only the result, warnings and errors'
@@ -543,11 +561,11 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -l report -d 'Meas
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phi3v -n "__fish_phi3v_using_subcommand quantize" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l shape -d 'A published model\'s shape, filled with random numbers: as fast as the model, and nothing is downloaded' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s p -l prompt-tokens -d 'Tokens of the prompt, besides those of pictures; several, separated by commas, as in all that follow' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s p -l prompt-tokens -d 'Tokens of the prompt, besides those of images; several, separated by commas, as in all that follow' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s n -l gen-tokens -d 'Tokens to generate; 0 for none' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s b -l batch -d 'Rows that are computed together; they share the positions of --depth' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s i -l images -d 'Pictures in the prompt, photos of 3 megapixels' -r
-complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l num-crops -d 'The most tiles a picture is cut into [default: 4]' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s i -l images -d 'Images in the prompt, photos of 3 megapixels' -r
+complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l num-crops -d 'Maximum number of tiles that an image is cut into (phi3_v) [default: 4]' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s d -l depth -d 'Positions that are in the cache before the prompt' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -s r -l repetitions -d 'Measurements of each combination' -r
 complete -c phi3v -n "__fish_phi3v_using_subcommand bench" -l warmup -d 'Rounds before them that do not count' -r
@@ -591,9 +609,9 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s h -l help -d
 complete -c phi3v -n "__fish_phi3v_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s h -l help -d 'Print help'
 complete -c phi3v -n "__fish_phi3v_using_subcommand man" -s V -l version -d 'Print version'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "generate" -d 'Answer a question, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "chat" -d 'Talk with the model, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "lora" -d 'Teach a model by examples, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "generate" -d 'Answer a question, about images or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "chat" -d 'Talk with the model, about images or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "lora" -d 'Teach a model by examples, with images or without'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "eval" -d 'Tell how good a model is on data of your own, and whether another one is better'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "convert" -d 'Make a model folder in MLX\'s layout, quantized or not'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_subcommand_from generate chat lora eval convert quantize bench verify completions man help" -f -a "quantize" -d 'Quantize a model folder'
@@ -605,8 +623,8 @@ complete -c phi3v -n "__fish_phi3v_using_subcommand help; and not __fish_seen_su
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "test" -d 'Tell how well a model, with or without adapters, answers the rows of a file'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "fuse" -d 'Make a model folder of a model and its adapters'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from lora" -f -a "export" -d 'Write an adapter as another program wants it'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with pictures or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "perplexity" -d 'How well texts are predicted: a file of text, or rows as for lora, with images or without'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "kl" -d 'How far predictions are from another model\'s, such as the one that was quantized'
 complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "choice" -d 'How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "vqa" -d 'How often questions are answered rightly, about pictures or without'
-complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "caption" -d 'How near captions of pictures are to people\'s'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "vqa" -d 'How often questions are answered rightly, about images or without'
+complete -c phi3v -n "__fish_phi3v_using_subcommand help; and __fish_seen_subcommand_from eval" -f -a "caption" -d 'How near captions of images are to people\'s'

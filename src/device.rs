@@ -23,7 +23,7 @@ pub fn use_threads(threads: Option<usize>) -> Result<()> {
     if !on_cpu() {
         ensure!(
             threads.is_none(),
-            "--threads: MLX computes on a GPU here, which has no threads to count; leave it out"
+            "`threads`: MLX computes on a GPU here, which has no threads to count; leave it out"
         );
         return Ok(());
     }

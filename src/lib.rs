@@ -1,6 +1,6 @@
 //! Phi-3.5-vision and its family on MLX: the library behind the `phi3v` command.
 //!
-//! A prompt's way: [`processor`] makes ids and tiles of a conversation and its pictures, a [`models`] graph built from
+//! A prompt's way: [`processor`] makes ids and tiles of a conversation and its images, a [`models`] graph built from
 //! [`checkpoint`] tensors out of [`nn`] layers turns them into logits, [`engine`] runs the loop and makes text of it.
 //! Nothing here prints or ends the process.
 

@@ -1,14 +1,13 @@
 //! Whether a model and what it is to do fit into memory, before anything is loaded.
 
 use anyhow::{Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sysinfo::System;
 
-use crate::cache::{CacheSettings, CacheShape, KvPacking};
+use crate::cache::{CacheSettings, KvPacking};
 use crate::checkpoint::ModelFiles;
-use crate::models::Arch;
-use crate::models::clip::Tower;
-use crate::processor::{Prompt, Tiles};
+use crate::models::{Arch, ModelDims, VisionDims};
+use crate::processor::Prompt;
 
 /// Bytes of memory that are free, or could be at once; of a container its own.
 pub fn available() -> usize {
@@ -38,19 +37,15 @@ pub fn reset_peak() {
 pub struct ModelMemory {
     /// Bytes of its tensors.
     pub weights: usize,
-    /// What its caches hold.
-    pub cache_shape: CacheShape,
+    /// Its sizes.
+    pub dims: ModelDims,
     /// Bytes of a number of the hidden states, keys and values.
     pub item_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    vocab_size: usize,
-    tower: Tower,
 }
 
-/// Numbers that a layer of the vision tower has for a tile: what enters and leaves it, and its widest points.
-fn numbers_of_tile(tower: &Tower) -> usize {
-    tower.num_positions() * (8 * tower.hidden_size + 2 * tower.intermediate_size)
+/// Numbers that a layer of the vision tower has for each position: what enters and leaves it, and its widest points.
+fn widths(tower: &VisionDims) -> usize {
+    8 * tower.hidden_size + 2 * tower.intermediate_size
 }
 
 /// What is asked of it.
@@ -58,10 +53,10 @@ fn numbers_of_tile(tower: &Tower) -> usize {
 pub struct Demand {
     /// Positions of the prompt.
     pub prompt_tokens: usize,
-    /// Of these, positions of pictures.
+    /// Of these, positions of images.
     pub image_tokens: usize,
-    /// Tiles of the largest picture, the view of the whole included.
-    pub tiles: usize,
+    /// Positions that the vision tower computes for the largest image.
+    pub tower_positions: usize,
     /// Tokens of the answer.
     pub max_tokens: usize,
     /// Positions that are computed at once.
@@ -75,8 +70,8 @@ impl Demand {
     pub fn of(prompt: &Prompt, max_tokens: usize) -> Self {
         Self {
             prompt_tokens: prompt.len(),
-            image_tokens: prompt.images.iter().map(Tiles::image_tokens).sum(),
-            tiles: prompt.images.iter().map(|tiles| tiles.rows * tiles.cols + 1).max().unwrap_or(0),
+            image_tokens: prompt.image_tokens(),
+            tower_positions: prompt.tower_positions(),
             max_tokens,
             ..Self::default()
         }
@@ -90,8 +85,8 @@ pub struct TrainingDemand {
     pub positions: usize,
     /// Its tokens that are to be predicted.
     pub targets: usize,
-    /// Its positions of pictures.
-    pub image_tokens: usize,
+    /// Positions that the vision tower computes for its images.
+    pub tower_positions: usize,
     /// Whether gradients go through the vision tower.
     pub trains_tower: bool,
     /// Numbers that are trained.
@@ -126,19 +121,17 @@ impl ModelMemory {
     /// What training takes at its largest batch, estimated from the widths of a layer: what enters and leaves its maps is
     /// kept for the way back, what enters changed ones also in float32.
     pub fn training(&self, demand: &TrainingDemand) -> TrainingMemory {
-        let layers = self.cache_shape.num_hidden_layers.max(1);
-        let plain = (10 * self.hidden_size + 5 * self.intermediate_size) * self.item_size;
+        let layers = self.dims.cache.num_hidden_layers.max(1);
+        let plain = (10 * self.dims.hidden_size + 5 * self.dims.intermediate_size) * self.item_size;
         let of_layers = demand.positions * (layers * plain + 4 * demand.adapted_widths);
-        let entering = layers * demand.positions * self.hidden_size * self.item_size;
+        let entering = layers * demand.positions * self.dims.hidden_size * self.item_size;
         let at_once = if demand.checkpoint { demand.targets.min(256) } else { demand.targets };
-        let logits = at_once * self.vocab_size * (self.item_size + 3 * size_of::<f32>());
+        let logits = at_once * self.dims.vocab_size * (self.item_size + 3 * size_of::<f32>());
         let decoder = if demand.checkpoint { entering + 5 * of_layers / (2 * layers) } else { of_layers };
-        let kept_layers = if demand.trains_tower { self.tower.num_hidden_layers } else { 1 };
-        // Four patches of a tile are a position of the prompt.
-        let vision = demand.image_tokens.div_ceil(self.tower.num_positions() / 4)
-            * numbers_of_tile(&self.tower)
-            * self.item_size
-            * kept_layers;
+        let vision = self.dims.vision.map_or(0, |tower| {
+            let kept_layers = if demand.trains_tower { tower.num_hidden_layers } else { 1 };
+            demand.tower_positions * widths(&tower) * self.item_size * kept_layers
+        });
         TrainingMemory {
             weights: self.weights,
             trained: 3 * size_of::<f32>() * demand.trained + demand.optimizer_bytes,
@@ -154,11 +147,11 @@ impl ModelMemory {
         }
         let fits = |demand: TrainingDemand| self.training(&demand).total() <= available;
         let help = if !demand.checkpoint && fits(TrainingDemand { checkpoint: true, ..*demand }) {
-            "--grad-checkpoint would fit"
+            "`grad_checkpoint` would fit"
         } else if self.weights > available {
             "a quantized model is smaller: phi3v convert -q"
         } else {
-            "--grad-checkpoint, a smaller --batch-size, shorter rows or a smaller --num-crops take less"
+            "`grad_checkpoint`, a smaller `batch_size`, shorter rows or smaller images take less"
         };
         bail!(
             "training takes about {:.2} GB of memory, and {:.2} GB are free; {help}",
@@ -169,31 +162,26 @@ impl ModelMemory {
 
     /// By the checkpoint's headers, with `weights` bytes of tensors and numbers of `item_size` bytes.
     pub fn of(files: &ModelFiles, weights: usize, item_size: usize) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Sizes {
-            hidden_size: usize,
-            intermediate_size: usize,
-            vocab_size: usize,
-        }
-        let Sizes { hidden_size, intermediate_size, vocab_size } = files.parse()?;
-        let cache_shape = (Arch::of(files)?.cache_shape)(files)?;
-        let tower = Tower::of(&files.config)?;
-        Ok(Self { weights, cache_shape, item_size, hidden_size, intermediate_size, vocab_size, tower })
+        Ok(Self { weights, dims: (Arch::of(files)?.dims)(files)?, item_size })
     }
 
     /// Bytes of what is computed on the way: of the widest point of a layer, with what enters and leaves it; of the
-    /// tower's for all tiles of a picture; and logits.
+    /// tower's for all tiles of an image; and logits.
     pub fn activations(&self, demand: &Demand) -> usize {
         let positions = demand.prompt_tokens.clamp(1, demand.prefill_step_size.max(1));
-        let decoder = positions * (8 * self.hidden_size + 4 * self.intermediate_size) * self.item_size;
-        let vision = demand.tiles * (numbers_of_tile(&self.tower) * self.item_size + 4 * 3 * 336 * 336);
-        decoder.max(vision) + 8 * self.vocab_size
+        let decoder = positions * (8 * self.dims.hidden_size + 4 * self.dims.intermediate_size) * self.item_size;
+        let pixels = |tower: &VisionDims| size_of::<f32>() * tower.patch_len;
+        let vision = self
+            .dims
+            .vision
+            .map_or(0, |tower| demand.tower_positions * (widths(&tower) * self.item_size + pixels(&tower)));
+        decoder.max(vision) + 8 * self.dims.vocab_size
     }
 
     /// Bytes of keys and values in the end.
     pub fn cache(&self, demand: &Demand) -> usize {
         let len = demand.prompt_tokens.saturating_add(demand.max_tokens);
-        self.cache_shape.bytes(len, demand.cache, self.item_size, demand.prefill_step_size)
+        self.dims.cache.bytes(len, demand.cache, self.item_size, demand.prefill_step_size)
     }
 
     /// Bytes of all of it.
@@ -230,24 +218,24 @@ impl ModelMemory {
             .map(|power| 1 << power)
             .find(|&n| n < demand.max_tokens && fits(Demand { max_tokens: n, ..*demand }));
         if let Some(tokens) = tokens.filter(|&tokens| 4 * tokens >= demand.max_tokens) {
-            return format!("--max-tokens {tokens} would fit");
+            return format!("`max_tokens` {tokens} would fit");
         }
         for bits in [8, 4] {
             let unpacked = demand.cache.packing.is_none_or(|packing| packing.bits > bits);
-            if let Some(group_size) = self.cache_shape.group_size().filter(|_| unpacked) {
+            if let Some(group_size) = self.dims.cache.group_size().filter(|_| unpacked) {
                 let packing = Some(KvPacking { bits, group_size, start: 0 });
                 if fits(Demand { cache: CacheSettings { packing, ..demand.cache }, ..*demand }) {
-                    return format!("--kv-bits {bits} would fit");
+                    return format!("`kv_bits` {bits} would fit");
                 }
             }
         }
         if let Some(tokens) = tokens {
-            return format!("--max-tokens {tokens} would fit");
+            return format!("`max_tokens` {tokens} would fit");
         }
         let text = demand.prompt_tokens - demand.image_tokens;
-        let one_tile = Demand { prompt_tokens: text + demand.image_tokens.min(313), tiles: 2, ..*demand };
-        if demand.tiles > 2 && fits(one_tile) {
-            return "--num-crops 1 would fit, or something between".into();
+        let without_images = Demand { prompt_tokens: text, image_tokens: 0, tower_positions: 0, ..*demand };
+        if demand.image_tokens > 0 && fits(without_images) {
+            return "smaller images would fit (`num_crops`, `max_pixels`)".into();
         }
         if self.weights > available {
             return "a quantized model is smaller: phi3v convert -q".into();

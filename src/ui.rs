@@ -8,6 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use phi3v::checkpoint::hub;
 
+use crate::commands::flags::named;
+
 /// How much is told on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {
@@ -64,7 +66,7 @@ impl Ui {
 
     /// Something the user should know.
     pub(crate) fn warning(&self, message: impl Display) {
-        eprintln!("warning: {message}");
+        eprintln!("warning: {}", named(&message.to_string()));
     }
 
     /// A decision, for users who ask.
@@ -139,5 +141,5 @@ impl hub::Progress for Ui {
 
 /// An error as one line.
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("error: {}", phi3v::one_line(error));
+    eprintln!("error: {}", named(&phi3v::one_line(error)));
 }

@@ -18,9 +18,9 @@ use crate::checkpoint::ModelFiles;
 use crate::checkpoint::json::{parse, read_json};
 use crate::engine::sequence::Sequence;
 use crate::models::{self, Arch, Model};
-use crate::processor::images::phi3_v::PreprocessorConfig;
-use crate::processor::images::{self, ImageLimits, ImageSource};
-use crate::processor::{Message, NumCrops, Processor, Prompt, Segment, TILE, Tiles};
+use crate::processor::images::phi3_v::TILE;
+use crate::processor::images::{self, ImageLimits, ImageOptions, ImageSource, NumCrops, Pixels};
+use crate::processor::{Message, Processor, Prompt, Segment};
 
 /// Largest differences that count as equal; the recordings' README says how they were measured.
 mod tolerance {
@@ -99,7 +99,7 @@ pub fn verify(
     for path in find(golden)? {
         let owner = path.ancestors().skip(1).find(|folder| folder.join("config.json").is_file());
         let folder = model.or(owner).ok_or_else(|| {
-            anyhow!("{}: no folder above it has a config.json; name the model with --model", path.display())
+            anyhow!("{}: no folder above it has a config.json; name the model with `model`", path.display())
         })?;
         recordings.entry(folder.to_owned()).or_default().push(path);
     }
@@ -123,8 +123,7 @@ pub fn verify(
         }
         let subject = Subject {
             model: models::load(&files, Some(Dtype::Float32), |_, _| ())?,
-            processor: Processor::read(&files)?,
-            preprocessor: PreprocessorConfig::of(&files)?,
+            processor: models::processor(&files)?,
             prefill_step_sizes,
         };
         let texts = folder.join("tokenizer_golden.json");
@@ -214,9 +213,8 @@ impl Recorded {
 
 /// The model under test.
 struct Subject<'a> {
-    model: Box<dyn Model>,
+    model: Model,
     processor: Processor,
-    preprocessor: Option<PreprocessorConfig>,
     prefill_step_sizes: &'a [usize],
 }
 
@@ -248,14 +246,15 @@ impl Subject<'_> {
         let images = self.images(folder, &recording.images, &mut checks)?;
         let prompt = match &recording.messages {
             Some(messages) => {
-                let num_crops = recording.num_crops.map_or(NumCrops::Checkpoint, NumCrops::Fixed);
-                let prompt = self.processor.prepare(messages, &images, num_crops)?;
+                let num_crops = recording.num_crops.map(NumCrops::Fixed);
+                let options = ImageOptions { num_crops, ..ImageOptions::default() };
+                let prompt = self.processor.prepare(messages, &images, &options)?;
                 if let Some(text) = &recording.prompt {
                     let same = prompt.text == *text;
                     let told = if same { Ok("equal".into()) } else { Err(format!("it reads {:?}", prompt.text)) };
                     checks.push(check("prompt", told));
                 }
-                checks.push(check("input_ids", equal(&prompt.input_ids(), &recorded.ids("input_ids"))));
+                checks.push(check("input_ids", equal(&self.processor.input_ids(&prompt), &recorded.ids("input_ids"))));
                 prompt
             }
             None => {
@@ -263,8 +262,8 @@ impl Subject<'_> {
                 Prompt { text: String::new(), segments: vec![Segment::Text(ids)], images: Vec::new() }
             }
         };
-        for (index, tiles) in prompt.images.iter().enumerate() {
-            self.pixels(folder, index, tiles, recorded, &mut checks)?;
+        for (index, image) in prompt.images.iter().enumerate() {
+            self.pixels(folder, index, image, recorded, &mut checks)?;
         }
         self.logits(&prompt, recorded, &mut checks)?;
         for &step in self.prefill_step_sizes {
@@ -273,7 +272,7 @@ impl Subject<'_> {
         Ok(checks)
     }
 
-    /// The pictures of a case. Where the reference's decoding is recorded as well, it is compared, and used.
+    /// The images of a case. Where the reference's decoding is recorded as well, it is compared, and used.
     fn images(&self, folder: &Path, names: &[String], checks: &mut Vec<Check>) -> Result<Vec<RgbImage>> {
         let mut images = Vec::new();
         for name in names {
@@ -298,32 +297,33 @@ impl Subject<'_> {
         &self,
         folder: &Path,
         index: usize,
-        tiles: &Tiles,
+        image: &Pixels,
         recorded: &Recorded,
         checks: &mut Vec<Check>,
     ) -> Result<()> {
-        let (height, width) = tiles.image_size();
+        let (rows, cols) = image.layout.grid;
+        let (height, width) = (rows * TILE as usize, cols * TILE as usize);
         let sizes = recorded.ids("image_sizes");
         let size = sizes.get(2 * index..2 * index + 2).unwrap_or_default();
         checks.push(check(&format!("image_sizes {index}"), equal(&[height as i64, width as i64], size)));
         let tokens = recorded.ids("num_img_tokens").get(index).copied().into_iter().collect::<Vec<_>>();
-        checks.push(check(&format!("num_img_tokens {index}"), equal(&[tiles.image_tokens() as i64], &tokens)));
+        checks.push(check(&format!("num_img_tokens {index}"), equal(&[image.layout.tokens as i64], &tokens)));
 
         let sheet = folder.join(format!("sheet_{index}.png"));
-        if let (true, Some(config)) = (sheet.is_file(), &self.preprocessor) {
+        if let (true, Some(processor)) = (sheet.is_file(), self.processor.images()) {
             let sheet = images::load(&ImageSource::Path(sheet), &ImageLimits::default())?;
-            // The same function cuts both, so equal tiles mean equal bytes of the sheet.
-            let same = Tiles::of_sheet(&sheet, config) == *tiles;
+            // What is resized already stays as it is, so equal pixels mean equal bytes of the sheet.
+            let same = processor.pixels(&sheet, &image.layout).values == image.values;
             let told = if same { Ok("equal to the byte".into()) } else { Err("its bytes differ".into()) };
             checks.push(check(&format!("sheet {index}"), told));
         }
         // Recorded crops have their channels first: [3, 336, 336].
         let area = (TILE * TILE) as usize;
-        let at = |crop: usize, flat: usize| f64::from(tiles.pixels[(crop * area + flat % area) * 3 + flat / area]);
+        let at = |crop: usize, flat: usize| f64::from(image.values[(crop * area + flat % area) * 3 + flat / area]);
         if let (Some(samples), Some(at_index)) =
             (recorded.get(&format!("crop_samples_{index}")), recorded.get("crop_sample_index"))
         {
-            let ours: Vec<f64> = (0..samples.shape[0].min(1 + tiles.rows * tiles.cols))
+            let ours: Vec<f64> = (0..samples.shape[0].min(1 + rows * cols))
                 .flat_map(|crop| at_index.values.iter().map(move |&flat| (crop, flat as usize)))
                 .map(|(crop, flat)| at(crop, flat))
                 .collect();
@@ -337,7 +337,7 @@ impl Subject<'_> {
             checks.push(check(&format!("pixel_values {index}"), close(&ours, pixels, tolerance::PIXELS)));
         }
         if let Some(stats) = recorded.get(&format!("crop_stats_{index}")) {
-            let ours: Vec<f64> = (0..1 + tiles.rows * tiles.cols)
+            let ours: Vec<f64> = (0..1 + rows * cols)
                 .flat_map(|crop| {
                     let n = 3.0 * area as f64;
                     let sum: f64 = (0..3 * area).map(|flat| at(crop, flat)).sum();
@@ -356,7 +356,7 @@ impl Subject<'_> {
 
     fn logits(&self, prompt: &Prompt, recorded: &Recorded, checks: &mut Vec<Check>) -> Result<()> {
         let largest = self.prefill_step_sizes.iter().copied().max().unwrap_or(usize::MAX);
-        let mut sequence = Sequence::new(self.model.as_ref(), prompt)?;
+        let mut sequence = Sequence::new(&self.model, prompt)?;
         for (index, features) in sequence.image_features().enumerate() {
             if let Some(expected) = recorded.get(&format!("image_features_{index}")) {
                 let told = close(&numbers(features)?, expected, tolerance::IMAGE_FEATURES);
@@ -368,7 +368,7 @@ impl Subject<'_> {
         let hidden = sequence.prefill(rows, largest, &mut |_, _| ControlFlow::Continue(()))?;
         let hidden = hidden.ok_or_else(|| anyhow!("interrupted"))?;
         let last = hidden.try_index((0, -(rows as i32).., ..))?;
-        let logits = self.model.logits(&last)?; // [rows, vocab_size]
+        let logits = self.model.text.logits(&last)?; // [rows, vocab_size]
         let vocab_size = logits.dim(-1) as usize;
         let logits = numbers(&logits)?;
         if let Some(expected) = recorded.get("last_logits") {
@@ -394,7 +394,7 @@ impl Subject<'_> {
 
     fn greedy(&self, prompt: &Prompt, recorded: &Recorded, step: usize) -> Result<Result<String, String>> {
         let expected = recorded.ids("greedy_ids");
-        let mut sequence = Sequence::new(self.model.as_ref(), prompt)?;
+        let mut sequence = Sequence::new(&self.model, prompt)?;
         for (at, &token) in expected.iter().enumerate() {
             let now = sequence.next_logits(step)?;
             let best = (0..now.len()).max_by(|&a, &b| now[a].total_cmp(&now[b])).unwrap_or(0) as i64;

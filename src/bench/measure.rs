@@ -17,8 +17,6 @@ use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::sequence::{self, Input, Part, Sequence};
 use crate::memory;
 use crate::models::Model;
-use crate::processor::Tiles;
-use crate::processor::images::phi3_v::PreprocessorConfig;
 use crate::processor::images::{self, ImageLimits};
 
 /// Somebody broke off.
@@ -57,18 +55,18 @@ impl Measured {
 
 /// What is needed all along.
 pub(super) struct Measuring<'a> {
-    model: &'a dyn Model,
+    model: &'a Model,
     facts: &'a Facts,
     settings: Settings,
     cache: CacheSettings,
     photo: Option<Vec<u8>>,
-    /// What became of the photo, by the most tiles it is cut into.
-    pictures: BTreeMap<u32, Picture>,
+    /// The photo as it was measured, by the most tiles that it is cut into and the number of images beside it.
+    images: BTreeMap<(Option<u32>, usize), Image>,
 }
 
-/// A picture that was measured.
+/// An image that was measured.
 #[derive(Clone)]
-struct Picture {
+struct Image {
     input: Input,
     phases: [(PhaseName, Phase); 3],
     peak: usize,
@@ -82,9 +80,9 @@ struct Times {
 }
 
 impl<'a> Measuring<'a> {
-    pub(super) fn new(model: &'a dyn Model, facts: &'a Facts, settings: Settings) -> Result<Self> {
+    pub(super) fn new(model: &'a Model, facts: &'a Facts, settings: Settings) -> Result<Self> {
         let cache = settings.cache(facts)?;
-        Ok(Self { model, facts, settings, cache, photo: None, pictures: BTreeMap::new() })
+        Ok(Self { model, facts, settings, cache, photo: None, images: BTreeMap::new() })
     }
 
     fn rounds(&self) -> usize {
@@ -92,11 +90,11 @@ impl<'a> Measuring<'a> {
     }
 
     pub(super) fn point(&mut self, point: &Point, on_progress: &mut OnProgress) -> Result<Measured> {
-        let Point { gen_tokens, batch, num_crops, depth, .. } = *point;
-        let (n, work) = (point.prompt_len(self.facts)?, self.facts.work);
-        let fresh = num_crops.is_some_and(|num_crops| !self.pictures.contains_key(&num_crops));
-        let pictures = if fresh { self.rounds() } else { 0 };
-        let total = depth + pictures + self.rounds() * batch * (n + gen_tokens);
+        let Point { gen_tokens, batch, images, num_crops, depth, .. } = *point;
+        let (n, work) = (point.prompt_len(self.facts)?, &self.facts.work);
+        let fresh = images > 0 && !self.images.contains_key(&(num_crops, images));
+        let encoded = if fresh { self.rounds() } else { 0 };
+        let total = depth + encoded + self.rounds() * batch * (n + gen_tokens);
         let mut done = 0;
         let mut tick = |steps| -> Result<()> {
             done += steps;
@@ -105,19 +103,19 @@ impl<'a> Measuring<'a> {
                 false => Ok(()),
             }
         };
-        let picture = num_crops.map(|num_crops| self.picture(num_crops, &mut tick)).transpose()?;
+        let image = (images > 0).then(|| self.image(point, &mut tick)).transpose()?;
         reset_peak()?;
-        let rows = (0..batch).map(|row| self.row(row, point, picture.as_ref())).collect();
+        let rows = (0..batch).map(|row| self.row(row, point, image.as_ref())).collect();
         let times = self.rows(rows, point, &mut tick)?;
-        let picture_peak = picture.as_ref().map_or(0, |picture| picture.peak);
-        let mut phases: BTreeMap<_, _> = picture.into_iter().flat_map(|picture| picture.phases).collect();
+        let image_peak = image.as_ref().map_or(0, |image| image.peak);
+        let mut phases: BTreeMap<_, _> = image.into_iter().flat_map(|image| image.phases).collect();
         phases.insert(PhaseName::Prefill, Phase::new(batch * n, &times.prefill));
         if gen_tokens > 0 {
             let phase = Phase::new(batch * gen_tokens, &times.decode);
             let per_second_and_row = Some(phase.per_second.median / batch as f64);
             phases.insert(PhaseName::Decode, Phase { per_second_and_row, ..phase });
         }
-        let (image_tokens, peak_memory_bytes) = (point.image_tokens(self.facts)?, memory::peak().max(picture_peak));
+        let (image_tokens, peak_memory_bytes) = (point.image_tokens(self.facts)?, memory::peak().max(image_peak));
         Ok(Measured {
             report: PointReport { point: *point, image_tokens, peak_memory_bytes, phases },
             prefill_flops: batch as f64 * work.prefill_flops(n, depth),
@@ -125,12 +123,15 @@ impl<'a> Measuring<'a> {
         })
     }
 
-    /// What becomes of one picture, measured the first time.
-    fn picture(&mut self, num_crops: u32, tick: &mut dyn FnMut(usize) -> Result<()>) -> Result<Picture> {
-        if let Some(known) = self.pictures.get(&num_crops) {
+    /// An image from its file to its vectors, measured the first time.
+    fn image(&mut self, point: &Point, tick: &mut dyn FnMut(usize) -> Result<()>) -> Result<Image> {
+        let key = (point.num_crops, point.images);
+        if let Some(known) = self.images.get(&key) {
             return Ok(known.clone());
         }
-        let config = PreprocessorConfig::of(&self.facts.files)?.context("a model without vision")?;
+        let (vision, facts) = (self.model.vision()?, self.facts);
+        let (processor, layout) =
+            facts.images.as_deref().zip(point.layout(facts)?).context("a model without vision")?;
         let photo = match &mut self.photo {
             Some(photo) => photo,
             none => none.insert(photo::jpeg()?),
@@ -141,39 +142,39 @@ impl<'a> Measuring<'a> {
         for round in 0..self.settings.warmup + self.settings.repetitions {
             let start = Instant::now();
             let image = images::decode(photo, "photo", &ImageLimits::default())?;
-            let tiles = Tiles::cut(&image, num_crops, &config)?;
+            let pixels = processor.pixels(&image, &layout);
             let decoded = start.elapsed();
-            let seen = self.model.image_features(&[&tiles])?;
-            eval(&seen)?;
+            let tower = vision.encode(&[&pixels])?;
+            eval(&tower)?;
             let encoded = start.elapsed();
-            let features = self.model.project_images(&seen, &[&tiles])?.remove(0);
+            let features = vision.project(&tower, &[&pixels])?.remove(0);
             features.eval()?;
             let projected = start.elapsed();
             if round >= self.settings.warmup {
                 let parts = [decoded, encoded - decoded, projected - encoded];
                 times.iter_mut().zip(parts).for_each(|(times, part)| times.push(part.as_secs_f64()));
             }
-            input = Some(Input::Image { features, key: ImageKey::of(&tiles) });
+            input = Some(Input::Image { features, key: ImageKey::of(&pixels), extent: layout.extent });
             tick(1)?;
         }
         let [decode, encode, project] = times.map(|times| Phase::new(1, &times));
-        let picture = Picture {
+        let image = Image {
             input: input.context("there are no repetitions")?,
             phases: [(PhaseName::ImageDecode, decode), (PhaseName::Encoder, encode), (PhaseName::Projector, project)],
             peak: memory::peak(),
         };
-        self.pictures.insert(num_crops, picture.clone());
-        Ok(picture)
+        self.images.insert(key, image.clone());
+        Ok(image)
     }
 
-    /// Random ids that all rows begin with, the pictures, and random ids of this row.
-    fn row(&self, row: usize, point: &Point, picture: Option<&Picture>) -> Sequence<'a> {
+    /// Random ids that all rows begin with, the images, and random ids of this row.
+    fn row(&self, row: usize, point: &Point, image: Option<&Image>) -> Sequence<'a> {
         let ids = |seed: usize, len: usize| {
             let mut random = ChaCha12Rng::seed_from_u64(seed as u64);
             Input::Tokens((0..len).map(|_| random.random_range(0..self.facts.vocab_size)).collect())
         };
         let mut inputs = vec![ids(0, point.depth)];
-        inputs.extend(picture.into_iter().flat_map(|picture| vec![picture.input.clone(); point.images]));
+        inputs.extend(image.into_iter().flat_map(|image| vec![image.input.clone(); point.images]));
         inputs.push(ids(1 + row, point.prompt_tokens));
         Sequence::of(self.model, inputs, self.cache)
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::CacheSettings;
 use crate::memory::Demand;
 use crate::models::Model;
-use crate::processor::images::phi3_v::{Layout, PreprocessorConfig};
+use crate::processor::images::{ImageOption, ImageOptions, Layout, NumCrops};
 use measure::{Interrupted, Measured, Measuring};
 use report::{AdapterFigures, ModelFigures, Report};
 use table::gigabytes;
@@ -33,15 +33,15 @@ pub use table::count;
 /// What is to be measured: all combinations.
 #[derive(Debug, Clone)]
 pub struct Sweep {
-    /// Tokens of the prompt, without those of pictures.
+    /// Tokens of the prompt, without those of images.
     pub prompt_tokens: Vec<usize>,
     /// Tokens that are generated.
     pub gen_tokens: Vec<usize>,
     /// Rows that are computed together.
     pub batch: Vec<usize>,
-    /// Pictures in the prompt of each row.
+    /// Images in the prompt of each row.
     pub images: Vec<usize>,
-    /// The most tiles a picture is cut into. Says nothing where there are no pictures.
+    /// The most tiles that an image is cut into; empty for the checkpoint's own number, and for models without tiles.
     pub num_crops: Vec<u32>,
     /// Positions that are in the cache before the prompt.
     pub depth: Vec<usize>,
@@ -50,15 +50,15 @@ pub struct Sweep {
 /// One combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
-    /// Tokens of the prompt, without those of pictures.
+    /// Tokens of the prompt, without those of images.
     pub prompt_tokens: usize,
     /// Tokens that are generated.
     pub gen_tokens: usize,
     /// Rows that are computed together.
     pub batch: usize,
-    /// Pictures in the prompt of each row.
+    /// Images in the prompt of each row.
     pub images: usize,
-    /// The most tiles a picture is cut into; none without pictures.
+    /// The most tiles that an image is cut into, where that was given.
     pub num_crops: Option<u32>,
     /// Positions that are in the cache before the prompt.
     pub depth: usize,
@@ -78,6 +78,16 @@ pub struct Settings {
 }
 
 impl Sweep {
+    /// With images cut into 4 tiles where nothing else is said and the model has tiles.
+    #[must_use]
+    pub fn with_defaults(mut self, facts: &Facts) -> Self {
+        let has_crops = facts.images.as_deref().is_some_and(|images| images.options().contains(&ImageOption::NumCrops));
+        if self.num_crops.is_empty() && has_crops {
+            self.num_crops.push(4);
+        }
+        self
+    }
+
     /// All combinations, each once, the last list's values first.
     pub fn points(&self) -> Vec<Point> {
         let mut points = Vec::new();
@@ -89,7 +99,7 @@ impl Sweep {
         for &prompt_tokens in &self.prompt_tokens {
             for &gen_tokens in &self.gen_tokens {
                 for &batch in &self.batch {
-                    for (images, num_crops) in self.pictures() {
+                    for (images, num_crops) in self.images() {
                         for &depth in &self.depth {
                             add(Point { prompt_tokens, gen_tokens, batch, images, num_crops, depth });
                         }
@@ -100,10 +110,13 @@ impl Sweep {
         points
     }
 
-    fn pictures(&self) -> Vec<(usize, Option<u32>)> {
+    fn images(&self) -> Vec<(usize, Option<u32>)> {
         let cut = |&images: &usize| -> Vec<_> {
             if images == 0 {
                 return vec![(0, None)];
+            }
+            if self.num_crops.is_empty() {
+                return vec![(images, None)];
             }
             self.num_crops.iter().map(|&num_crops| (images, Some(num_crops))).collect()
         };
@@ -114,8 +127,11 @@ impl Sweep {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "prompt {}, {} generated, batch {}", self.prompt_tokens, self.gen_tokens, self.batch)?;
+        if self.images > 0 {
+            write!(f, ", images {}", self.images)?;
+        }
         if let Some(num_crops) = self.num_crops {
-            write!(f, ", pictures {}, crops {num_crops}", self.images)?;
+            write!(f, ", crops {num_crops}")?;
         }
         if self.depth > 0 {
             write!(f, ", depth {}", self.depth)?;
@@ -125,17 +141,25 @@ impl fmt::Display for Point {
 }
 
 impl Point {
-    /// How pictures are cut; none without pictures.
-    fn layout(&self) -> Result<Option<Layout>> {
-        self.num_crops.map(|num_crops| Layout::new(photo::WIDTH, photo::HEIGHT, num_crops)).transpose()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions { num_crops: self.num_crops.map(NumCrops::Fixed), ..ImageOptions::default() }
     }
 
-    /// Positions that the pictures take.
+    /// The layout of the images; none without images.
+    fn layout(&self, facts: &Facts) -> Result<Option<Layout>> {
+        if self.images == 0 {
+            return Ok(None);
+        }
+        let images =
+            facts.images.as_deref().with_context(|| format!("`images` {}: this model has no vision", self.images))?;
+        let options = self.image_options();
+        options.check(Some(images))?;
+        images.layout((photo::WIDTH, photo::HEIGHT), self.images, &options).map(Some)
+    }
+
+    /// Positions that the images take.
     fn image_tokens(&self, facts: &Facts) -> Result<usize> {
-        let (Some(layout), Some(config)) = (self.layout()?, PreprocessorConfig::of(&facts.files)?) else {
-            return Ok(0);
-        };
-        Ok(self.images * layout.image_tokens(config.line))
+        Ok(self.layout(facts)?.map_or(0, |layout| self.images * layout.tokens))
     }
 
     /// Positions after those that are in the cache already, before the first generated one.
@@ -146,8 +170,6 @@ impl Point {
     /// An error unless the model, of which nothing is loaded yet, can do it within `available` bytes.
     pub fn check(&self, facts: &Facts, settings: &Settings, available: usize) -> Result<()> {
         ensure!(self.batch > 0 && self.prompt_tokens > 0, "{self}: there is nothing to measure");
-        let has_vision = facts.files.preprocessor.is_some();
-        ensure!(self.images == 0 || has_vision, "--images {}: this model has no vision", self.images);
         let len = self.depth + self.prompt_len(facts)?;
         let most = facts.max_position_embeddings;
         let positions = len.saturating_add(self.gen_tokens);
@@ -156,7 +178,7 @@ impl Point {
             ensure!(
                 !(len..positions).contains(&boundary),
                 "{self}: the answer goes from {len} to {positions} positions, and after {boundary} this model reads all \
-                 anew; end before, or begin after that (--prompt-tokens, --gen-tokens, --depth)"
+                 anew; end before, or begin after that (`prompt_tokens`, `gen_tokens`, `depth`)"
             );
         }
         self.check_memory(facts, settings, available)
@@ -168,7 +190,7 @@ impl Point {
         let demand = Demand {
             prompt_tokens: self.depth + self.prompt_len(facts)?,
             image_tokens: self.image_tokens(facts)?,
-            tiles: self.layout()?.map_or(0, |layout| layout.tiles()),
+            tower_positions: self.layout(facts)?.map_or(0, |layout| layout.tower_positions),
             max_tokens: self.gen_tokens,
             prefill_step_size: settings.prefill_step_size,
             cache: settings.cache(facts)?,
@@ -178,7 +200,7 @@ impl Point {
         let needed = needed.max(facts.memory.weights.saturating_add(limits::bytes()));
         ensure!(
             needed <= available,
-            "{self}: this takes {} of memory ({} for weights), and {} are free; smaller numbers, --kv-bits 8 or a model \
+            "{self}: this takes {} of memory ({} for weights), and {} are free; smaller numbers, `kv_bits` 8 or a model \
              quantized to fewer bits take less",
             gigabytes(needed),
             gigabytes(facts.memory.weights),
@@ -191,7 +213,7 @@ impl Point {
 impl Settings {
     /// How keys and values are kept.
     fn cache(&self, facts: &Facts) -> Result<CacheSettings> {
-        let shape = facts.memory.cache_shape;
+        let shape = facts.memory.dims.cache;
         let packing = self.kv_bits.map(|bits| shape.packing(bits, None, 0)).transpose()?;
         let settings = CacheSettings { max_size: None, packing };
         shape.check(settings)?;
@@ -204,7 +226,7 @@ impl Settings {
 pub struct Progress<'a> {
     /// What is measured.
     pub point: &'a Point,
-    /// Steps that are done of those for this point: pictures, positions of prompts, tokens of rows.
+    /// Steps that are done of those for this point: images, positions of prompts, tokens of rows.
     pub done: usize,
     /// All of them.
     pub total: usize,
@@ -244,7 +266,7 @@ pub fn begin(
 /// breaks off.
 pub fn run(
     report: &mut Report,
-    model: &dyn Model,
+    model: &Model,
     facts: &Facts,
     points: &[Point],
     progress: &mut OnProgress,
@@ -260,7 +282,7 @@ pub fn run(
 
 fn measure(
     report: &mut Report,
-    model: &dyn Model,
+    model: &Model,
     facts: &Facts,
     points: &[Point],
     progress: &mut OnProgress,
@@ -284,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sweeps_are_products_and_crops_count_where_there_are_pictures() {
+    fn sweeps_are_products_and_crops_count_where_there_are_images() {
         let sweep = Sweep {
             prompt_tokens: vec![1, 2, 1],
             gen_tokens: vec![3],

@@ -92,7 +92,7 @@ pub struct PointReport {
     /// The point.
     #[serde(flatten)]
     pub point: Point,
-    /// Positions that its pictures take, all together.
+    /// Positions that its images take, all together.
     pub image_tokens: usize,
     /// The most memory that the process had.
     pub peak_memory_bytes: usize,
@@ -104,7 +104,7 @@ pub struct PointReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseName {
-    /// A picture's file to tiles: 3 megapixels of JPEG.
+    /// An image's file to tiles: 3 megapixels of JPEG.
     ImageDecode,
     /// Tiles to features: the vision tower.
     Encoder,
@@ -119,7 +119,7 @@ pub enum PhaseName {
 impl PhaseName {
     /// What is counted.
     pub fn unit(self) -> &'static str {
-        if self >= Self::Prefill { "tokens/s" } else { "pictures/s" }
+        if self >= Self::Prefill { "tokens/s" } else { "images/s" }
     }
 }
 
@@ -138,11 +138,11 @@ impl fmt::Display for PhaseName {
 /// A phase's figures.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Phase {
-    /// Pictures or tokens, of all rows.
+    /// Images or tokens, of all rows.
     pub count: usize,
     /// What they take.
     pub seconds: Spread,
-    /// Pictures or tokens of all rows in a second.
+    /// Images or tokens of all rows in a second.
     pub per_second: Spread,
     /// Tokens of one row in a second: the median.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,7 +156,7 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// Of so many pictures or tokens, by the seconds of each repetition.
+    /// Of so many images or tokens, by the seconds of each repetition.
     pub(super) fn new(count: usize, seconds: &[f64]) -> Self {
         let rates: Vec<f64> = seconds.iter().map(|seconds| count as f64 / seconds).collect();
         let (seconds, per_second) = (Spread::of(seconds), Spread::of(&rates));

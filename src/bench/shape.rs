@@ -5,24 +5,21 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mlx_rs::{Array, Dtype};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::random::RandomNumbers;
 use crate::checkpoint::config::{GenerationConfig, TokenizerConfig};
-use crate::checkpoint::json::parse;
 use crate::checkpoint::quantization::QuantizedAs;
 use crate::checkpoint::safetensors::TensorSpec;
 use crate::checkpoint::{ModelFiles, Weights};
 use crate::convert::pass::{Conversion, Settings};
 use crate::convert::rule::Rule;
-use crate::models::Arch;
-use crate::models::clip::Tower;
+use crate::models::{self, Arch};
 
 /// As published, but for longrope's factors, which no speed depends on.
 const SHAPES: &str = include_str!("shapes.json");
 
-/// A published model without its numbers: in the layout in which its maker publishes it, in bfloat16.
+/// A published model without its numbers: in MLX's layout, in bfloat16.
 pub struct Shape {
     /// What it is called here.
     pub name: String,
@@ -43,22 +40,21 @@ impl Shape {
     /// The shape of this name, with another number of decoder layers if one is given.
     pub fn find(name: &str, num_hidden_layers: Option<usize>) -> Result<Self> {
         let mut config = table().remove(name).with_context(|| {
-            format!("--shape {name}: there is no such shape; there are {}", Self::names().join(", "))
+            format!("`shape` {name}: there is no such shape; there are {}", Self::names().join(", "))
         })?;
         if let Some(layers) = num_hidden_layers {
             config["num_hidden_layers"] = layers.into();
         }
         fill_rope_factors(&mut config);
-        let tensors = tensors(&config)?;
-        let has_vision = config.get("img_processor").is_some();
         let files = ModelFiles {
             folder: PathBuf::from(name),
             gguf: None,
             config,
             generation: GenerationConfig::default(),
-            preprocessor: has_vision.then(|| json!({})),
+            preprocessor: Some(json!({})),
             tokenizer: TokenizerConfig::default(),
         };
+        let tensors = models::tensors(&files)?;
         let parameters = tensors.iter().map(|spec| spec.bytes() / 2).sum();
         Ok(Self { name: name.to_owned(), files, parameters, tensors })
     }
@@ -109,109 +105,12 @@ fn fill_rope_factors(config: &mut Value) {
     }
 }
 
-#[derive(Deserialize)]
-struct Sizes {
-    model_type: String,
-    hidden_size: i32,
-    intermediate_size: i32,
-    num_hidden_layers: i32,
-    num_attention_heads: i32,
-    num_key_value_heads: i32,
-    head_dim: Option<i32>,
-    vocab_size: i32,
-    tie_word_embeddings: bool,
-}
-
-fn tensors(config: &Value) -> Result<Vec<TensorSpec>> {
-    let sizes: Sizes = parse(config)?;
-    let mut list = List(Vec::new());
-    decoder(&sizes, &mut list);
-    if config.get("img_processor").is_some() {
-        vision(&sizes, &Tower::of(config)?, &mut list);
-    }
-    Ok(list.0)
-}
-
-struct List(Vec<TensorSpec>);
-
-impl List {
-    fn add(&mut self, name: impl Into<String>, shape: &[i32]) {
-        self.0.push(TensorSpec { name: name.into(), dtype: Dtype::Bfloat16, shape: shape.to_vec() });
-    }
-
-    fn with_bias(&mut self, module: &str, shape: &[i32]) {
-        self.add(format!("{module}.weight"), shape);
-        self.add(format!("{module}.bias"), &shape[..1]);
-    }
-}
-
-fn decoder(s: &Sizes, list: &mut List) {
-    let (hidden, intermediate) = (s.hidden_size, s.intermediate_size);
-    let head_dim = s.head_dim.unwrap_or(hidden / s.num_attention_heads);
-    let (queries, keys) = (s.num_attention_heads * head_dim, s.num_key_value_heads * head_dim);
-    list.add("model.embed_tokens.weight", &[s.vocab_size, hidden]);
-    for i in 0..s.num_hidden_layers {
-        let mut add = |name: &str, shape: &[i32]| list.add(format!("model.layers.{i}.{name}"), shape);
-        add("input_layernorm.weight", &[hidden]);
-        if s.model_type.starts_with("phi3") {
-            add("self_attn.qkv_proj.weight", &[queries + 2 * keys, hidden]);
-        } else {
-            for (name, output) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
-                add(&format!("self_attn.{name}.weight"), &[output, hidden]);
-                if s.model_type == "qwen2" {
-                    add(&format!("self_attn.{name}.bias"), &[output]);
-                }
-            }
-        }
-        add("self_attn.o_proj.weight", &[hidden, queries]);
-        add("post_attention_layernorm.weight", &[hidden]);
-        if s.model_type.starts_with("phi3") {
-            add("mlp.gate_up_proj.weight", &[2 * intermediate, hidden]);
-        } else {
-            add("mlp.gate_proj.weight", &[intermediate, hidden]);
-            add("mlp.up_proj.weight", &[intermediate, hidden]);
-        }
-        add("mlp.down_proj.weight", &[hidden, intermediate]);
-    }
-    list.add("model.norm.weight", &[hidden]);
-    if !s.tie_word_embeddings {
-        list.add("lm_head.weight", &[s.vocab_size, hidden]);
-    }
-}
-
-fn vision(s: &Sizes, tower: &Tower, list: &mut List) {
-    let hidden = s.hidden_size;
-    let [clip, intermediate, patch] = [tower.hidden_size, tower.intermediate_size, tower.patch_size].map(|n| n as i32);
-    let place = "model.vision_embed_tokens";
-    list.add(format!("{place}.glb_GN"), &[1, 1, 4 * clip]);
-    list.add(format!("{place}.sub_GN"), &[1, 1, 1, 4 * clip]);
-    list.with_bias(&format!("{place}.img_projection.0"), &[hidden, 4 * clip]);
-    list.with_bias(&format!("{place}.img_projection.2"), &[hidden, hidden]);
-    let place = format!("{place}.img_processor.vision_model");
-    list.add(format!("{place}.embeddings.class_embedding"), &[clip]);
-    list.add(format!("{place}.embeddings.patch_embedding.weight"), &[clip, 3, patch, patch]);
-    list.add(format!("{place}.embeddings.position_embedding.weight"), &[tower.num_positions() as i32, clip]);
-    list.with_bias(&format!("{place}.pre_layrnorm"), &[clip]);
-    list.with_bias(&format!("{place}.post_layernorm"), &[clip]);
-    for i in 0..tower.num_hidden_layers {
-        let mut add = |name: &str, shape: &[i32]| list.with_bias(&format!("{place}.encoder.layers.{i}.{name}"), shape);
-        for name in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-            add(&format!("self_attn.{name}"), &[clip, clip]);
-        }
-        add("mlp.fc1", &[intermediate, clip]);
-        add("mlp.fc2", &[clip, intermediate]);
-        add("layer_norm1", &[clip]);
-        add("layer_norm2", &[clip]);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use mlx_quantized::Mode;
 
     use super::*;
-    use crate::models;
 
     #[test]
     fn shapes_have_the_parameters_that_their_makers_count() {
@@ -254,6 +153,6 @@ mod tests {
     #[test]
     fn unknown_names_are_told_the_known_ones() {
         let error = Shape::find("phi-4", None).err().unwrap().to_string();
-        assert!(error.contains("--shape phi-4") && error.contains("phi-3.5-vision, phi-3.5-mini"), "{error}");
+        assert!(error.contains("`shape` phi-4") && error.contains("phi-3.5-vision, phi-3.5-mini"), "{error}");
     }
 }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use anyhow::Result;
 use mlx_mmap::item_size;
 use mlx_rs::Dtype;
-use serde::Deserialize;
 
 use crate::cache::{CacheSettings, CacheShape};
 use crate::checkpoint::quantization::Role;
@@ -13,6 +12,7 @@ use crate::checkpoint::{ModelFiles, Weights};
 use crate::convert::pass::{Conversion, Settings};
 use crate::memory::ModelMemory;
 use crate::models::{self, Arch};
+use crate::processor::images::ImageProcessor;
 
 /// What is known of a model by its headers.
 pub struct Facts {
@@ -32,10 +32,12 @@ pub struct Facts {
     pub vocab_size: u32,
     /// What is computed and read.
     pub work: Work,
+    /// The image processor of a vision model.
+    pub images: Option<Box<dyn ImageProcessor>>,
 }
 
 /// What the language model computes and reads.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Work {
     /// Operations for each position in linear maps, but for the map to logits: two for each number of a matrix.
     pub linear_flops: f64,
@@ -47,8 +49,8 @@ pub struct Work {
     /// Bytes of all tensors that a step reads: those of the language model, without an embedding table of which a row is
     /// read.
     pub weight_bytes: usize,
-    /// How many positions one looks back on, itself included, where not on all.
-    pub sliding_window: Option<usize>,
+    /// How many positions each layer attends to, its own included; none for all.
+    pub windows: Vec<Option<usize>>,
     /// Keys and values of a position.
     cache_shape: CacheShape,
     item_size: usize,
@@ -57,13 +59,6 @@ pub struct Work {
 impl Facts {
     /// Of a checkpoint, whose `weights` are not read.
     pub fn of(files: &ModelFiles, weights: Weights) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Sizes {
-            vocab_size: u32,
-            hidden_size: usize,
-            num_attention_heads: usize,
-        }
-        let sizes: Sizes = files.parse()?;
         let arch = Arch::of(files)?;
         let parameters = Conversion::new(files, &weights, &Settings::default())?.sizes.parameters;
         let dtype = weights.float_dtype();
@@ -76,14 +71,15 @@ impl Facts {
         let (model, parts) = models::build_with_parts(files, weights.skeleton())?;
         let text = parts.linears.iter().filter(|(path, _)| (arch.role)(path) == Role::Text && *path != "lm_head");
         let numbers: f64 = text.map(|(_, [output, input])| f64::from(*output) * f64::from(*input)).sum();
-        let shape = memory.cache_shape;
-        let attention = shape.num_hidden_layers * sizes.num_attention_heads * shape.head_dim;
+        let dims = memory.dims;
+        let shape = dims.cache;
+        let attention = shape.num_hidden_layers * dims.num_attention_heads * shape.head_dim;
         let work = Work {
             linear_flops: 2.0 * numbers,
-            logits_flops: 2.0 * f64::from(sizes.vocab_size) * sizes.hidden_size as f64,
+            logits_flops: 2.0 * dims.vocab_size as f64 * dims.hidden_size as f64,
             attention_flops: 4.0 * attention as f64,
             weight_bytes,
-            sliding_window: model.sliding_window(),
+            windows: model.text.windows(),
             cache_shape: shape,
             item_size,
         };
@@ -92,10 +88,11 @@ impl Facts {
             parameters,
             dtype,
             memory,
-            max_position_embeddings: model.max_position_embeddings(),
-            rope_boundary: model.rope_boundary(),
-            vocab_size: sizes.vocab_size,
+            max_position_embeddings: model.text.max_position_embeddings(),
+            rope_boundary: model.text.rope_boundary(),
+            vocab_size: dims.vocab_size as u32,
             work,
+            images: arch.images.map(|images| images(files)).transpose()?,
         })
     }
 }
@@ -103,20 +100,24 @@ impl Facts {
 impl Work {
     /// Operations for `n` positions that follow `depth` others, and the logits of the last one.
     pub fn prefill_flops(&self, n: usize, depth: usize) -> f64 {
-        n as f64 * self.linear_flops + self.logits_flops + self.seen(depth..depth + n) * self.attention_flops
+        n as f64 * self.linear_flops + self.logits_flops + self.attended(depth..depth + n) * self.attention_flops
     }
 
     /// Bytes that `tokens` steps read in which each of the rows gets one token, after `depth` positions. Packed keys and
     /// values are packed from the first one on.
     pub fn decode_bytes(&self, rows: usize, tokens: usize, depth: usize, settings: CacheSettings) -> f64 {
         let of_position = self.cache_shape.position_bytes(settings.packing, self.item_size);
-        tokens as f64 * self.weight_bytes as f64 + rows as f64 * self.seen(depth..depth + tokens) * of_position as f64
+        tokens as f64 * self.weight_bytes as f64
+            + rows as f64 * self.attended(depth..depth + tokens) * of_position as f64
     }
 
-    /// Positions that these look back on, all together.
-    fn seen(&self, positions: Range<usize>) -> f64 {
-        let window = self.sliding_window.unwrap_or(usize::MAX);
-        positions.map(|position| (position + 1).min(window) as f64).sum()
+    /// Positions that these attend to, all together; the mean of the layers.
+    fn attended(&self, positions: Range<usize>) -> f64 {
+        let of_layer = |window: &Option<usize>| {
+            let window = window.unwrap_or(usize::MAX);
+            positions.clone().map(|position| (position + 1).min(window) as f64).sum::<f64>()
+        };
+        self.windows.iter().map(of_layer).sum::<f64>() / self.windows.len().max(1) as f64
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text/mistral");
         let files = ModelFiles::read(&folder).unwrap();
         let work = Facts::of(&files, models::weights(&files, None).unwrap()).unwrap().work;
-        assert_eq!(work.sliding_window, Some(16));
+        assert_eq!(work.windows, [Some(16); 2]);
         // 14 + 1, 15 + 1, and twice what the window has.
         let attention = work.prefill_flops(4, 14) - 4.0 * work.linear_flops - work.logits_flops;
         assert_eq!(attention, (15.0 + 3.0 * 16.0) * work.attention_flops);

@@ -92,7 +92,7 @@ mod tests {
             let mut cache = Cache::new(1, RopeFactors::Short, CacheSettings { packing, ..CacheSettings::default() });
             for n in [300, 7] {
                 cache.append(0, &random(2, n), &random(2, n)).unwrap();
-                cache.advance(n as usize, 0, None);
+                cache.advance(n as usize, |_| (0, None));
             }
             let queries = random(4, 7).reshape(&[1, 4, 7, 32]).unwrap();
             let generic = over_blocks(&queries, cache.blocks(0), 0.2, mask).unwrap();

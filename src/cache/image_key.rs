@@ -3,19 +3,20 @@
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::identity::hex;
-use crate::processor::Tiles;
+use crate::processor::images::Pixels;
 
-/// What a picture is known by: a hash of the pixels that the model sees, and how they are cut.
+/// A hash of the pixels that the model sees, and of their layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageKey([u8; 32]);
 
 impl ImageKey {
-    /// The key of a picture.
-    pub fn of(tiles: &Tiles) -> Self {
+    /// The key of an image.
+    pub fn of(image: &Pixels) -> Self {
+        let (rows, cols) = image.layout.grid;
         let mut hash = Sha256::new();
-        hash.update((tiles.rows as u64).to_le_bytes());
-        hash.update((tiles.cols as u64).to_le_bytes());
-        hash.update(bytemuck::cast_slice::<f32, u8>(&tiles.pixels));
+        hash.update((rows as u64).to_le_bytes());
+        hash.update((cols as u64).to_le_bytes());
+        hash.update(bytemuck::cast_slice::<f32, u8>(&image.values));
         Self(hash.finalize().into())
     }
 

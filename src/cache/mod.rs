@@ -91,7 +91,7 @@ impl CacheShape {
     /// Packs keys and values in so many bits, in the largest groups that fit unless a size is given, from `start` on.
     pub fn packing(&self, bits: i32, group_size: Option<i32>, start: usize) -> anyhow::Result<KvPacking> {
         let group_size = group_size.or_else(|| self.group_size()).with_context(|| {
-            format!("--kv-bits: this model's head_dim, {}, has no groups of 32 or 64", self.head_dim)
+            format!("`kv_bits`: this model's head_dim, {}, has no groups of 32 or 64", self.head_dim)
         })?;
         Ok(KvPacking { bits, group_size, start })
     }
@@ -99,15 +99,15 @@ impl CacheShape {
     /// An error unless keys and values can be packed like this.
     pub fn check(&self, settings: CacheSettings) -> anyhow::Result<()> {
         if let Some(KvPacking { bits, group_size, .. }) = settings.packing {
-            ensure!([4, 8].contains(&bits), "--kv-bits {bits}: 4 or 8 is expected");
+            ensure!([4, 8].contains(&bits), "`kv_bits` {bits}: 4 or 8 is expected");
             ensure!(
                 [32, 64, 128].contains(&group_size) && self.head_dim.is_multiple_of(group_size as usize),
-                "--kv-group-size {group_size}: 32, 64 or 128 is expected, and a divisor of this model's head_dim, {}",
+                "`kv_group_size` {group_size}: 32, 64 or 128 is expected, and a divisor of this model's head_dim, {}",
                 self.head_dim
             );
         }
         if let Some(size) = settings.max_size {
-            ensure!(size > SINKS, "--max-kv-size {size}: more than {SINKS} is expected, as the first {SINKS} are kept");
+            ensure!(size > SINKS, "`max_kv_size` {size}: more than {SINKS} is expected, as the first {SINKS} are kept");
         }
         Ok(())
     }
@@ -215,18 +215,18 @@ impl Cache {
         Ok(())
     }
 
-    /// `n` positions were appended to all layers. Of a cache that looks back on `window` positions and the first `sinks`,
-    /// blocks that nobody will look at any more are dropped.
-    pub(crate) fn advance(&mut self, n: usize, sinks: usize, window: Option<usize>) {
+    /// `n` positions were appended to all layers. Where a layer attends to a window and to some first positions
+    /// (`sinks_and_window`), blocks outside of both are dropped.
+    pub(crate) fn advance(&mut self, n: usize, sinks_and_window: impl Fn(usize) -> (usize, Option<usize>)) {
         self.len += n;
-        let Some(window) = window else { return };
-        for layer in &mut self.layers {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let (sinks, Some(window)) = sinks_and_window(index) else { continue };
             let mut stored: usize = layer.blocks.iter().map(Block::len).sum();
             let mut at = 0;
             let mut start = 0;
             while at < layer.blocks.len() {
                 let len = layer.blocks[at].len();
-                // The next position looks at no more than `window` stored ones, itself included.
+                // The next position attends to no more than `window` stored ones, itself included.
                 if start >= sinks && start + len + window + ROLLBACK <= stored {
                     layer.blocks.remove(at);
                     stored -= len;

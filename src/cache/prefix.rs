@@ -15,7 +15,7 @@ use crate::nn::RopeFactors;
 pub enum Unit {
     /// A token.
     Token(u32),
-    /// A picture and the positions it takes.
+    /// An image and the positions it takes.
     Image(ImageKey, usize),
 }
 
@@ -86,7 +86,7 @@ impl PrefixStore {
             let shared = units.iter().zip(&entry.units).take_while(|(a, b)| a == b);
             let mut len: usize = shared.map(|(unit, _)| unit.len()).sum();
             if len >= total {
-                // A picture is computed whole.
+                // An image is computed whole.
                 len = total - units.last().map_or(0, Unit::len);
             }
             if entry.cache.factors == factors && entry.cache.can_truncate(len) { len } else { 0 }
@@ -176,7 +176,7 @@ fn restore(mut contents: Contents, identity: &str, settings: CacheSettings) -> R
     let description: Description = serde_json::from_str(description)?;
     ensure!(
         description.model == identity,
-        "it was made with another model, adapter or --dtype; name another file, or delete it"
+        "it was made with another model, adapter or `dtype`; name another file, or delete it"
     );
     let units: Vec<Unit> =
         description.units.iter().map(|unit| Unit::parse(unit)).collect::<Option<_>>().context("it is damaged")?;

@@ -64,7 +64,7 @@ impl Cache {
         let Description { settings: made_with, layers, len, shortest, ref blocks } = *description;
         ensure!(
             made_with == settings,
-            "it was made with other --max-kv-size, --kv-bits, --kv-group-size or --quantized-kv-start; \
+            "it was made with other `max_kv_size`, `kv_bits`, `kv_group_size` or `quantized_kv_start`; \
              give the same, or delete it"
         );
         ensure!(layers <= 1 << 12 && blocks.len() <= 1 << 20, "it is damaged: {layers} layers are named");

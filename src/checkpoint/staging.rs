@@ -190,13 +190,13 @@ fn check_target(target: &Path, replace: bool) -> Result<()> {
     if fs::symlink_metadata(target).is_err() {
         return Ok(());
     }
-    ensure!(replace, "{} exists already; name another folder, or replace it with --force", target.display());
+    ensure!(replace, "{} exists already; name another folder, or replace it with `force`", target.display());
     // A mistyped path must not cost somebody's files.
     let config = read_json(&target.join("config.json")).ok().flatten();
     let is_model = config.is_some_and(|config| config.get("model_type").is_some());
     let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
     let replaceable = target.is_dir() && (is_model || is_empty());
-    ensure!(replaceable, "{} is no model folder, so --force does not replace it", target.display());
+    ensure!(replaceable, "{} is no model folder, so `force` does not replace it", target.display());
     Ok(())
 }
 

@@ -73,6 +73,8 @@ pub struct Weights {
     observer: Option<Observer>,
     /// Nothing is read: all tensors are zeros.
     skeleton: bool,
+    /// Where there is no checkpoint, and it is noted which tensors a model takes.
+    listed: Option<RefCell<Vec<TensorSpec>>>,
     parts: RefCell<Parts>,
     unused: RefCell<BTreeSet<String>>,
     missing: RefCell<Vec<String>>,
@@ -109,6 +111,18 @@ impl Weights {
         Self::of(files, Store::Made(tensors, Box::new(make)), found, dtype)
     }
 
+    /// No tensors: those that a model takes are noted, see [`Self::listed`].
+    pub fn listing(files: &ModelFiles) -> Result<Self> {
+        let nothing = |_: &TensorSpec| bail!("there are no tensors to read");
+        let store = Store::Made(Vec::new(), Box::new(nothing));
+        Ok(Self { listed: Some(RefCell::default()), ..Self::of(files, store, Vec::new(), None)? })
+    }
+
+    /// The tensors that a model took of [`Self::listing`], in bfloat16.
+    pub fn listed(self) -> Vec<TensorSpec> {
+        self.listed.map(RefCell::into_inner).unwrap_or_default()
+    }
+
     fn of(files: &ModelFiles, store: Store, found: Vec<(String, Stored)>, dtype: Option<Dtype>) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         let mut twice = Vec::new();
@@ -132,6 +146,7 @@ impl Weights {
             attached: Vec::new(),
             observer: None,
             skeleton: false,
+            listed: None,
             parts: RefCell::default(),
             unused,
             missing: RefCell::default(),
@@ -344,6 +359,11 @@ impl Weights {
 
     fn take(&self, name: &str, shape: &[i32]) -> Array {
         let expected = || Array::zeros::<f32>(shape).unwrap_or_else(|_| Array::from_f32(0.0));
+        if let Some(listed) = &self.listed {
+            let spec = TensorSpec { name: name.to_owned(), dtype: Dtype::Bfloat16, shape: shape.to_vec() };
+            listed.borrow_mut().push(spec);
+            return expected();
+        }
         let Some(stored) = self.tensors.get(name) else {
             self.missing.borrow_mut().push(name.to_owned());
             return expected();
@@ -456,8 +476,16 @@ impl Scope<'_> {
         Some(Tap { observer: self.weights.observer.clone()?, path: self.path.clone() })
     }
 
-    /// The tensors below this place are known, and the model has no use for them.
-    pub fn skip(&self) {
+    /// Whether the checkpoint has the tensor `name`; `expected` where there is no checkpoint.
+    pub fn has(&self, name: &str, expected: bool) -> bool {
+        if self.weights.listed.is_some() { expected } else { self.shape(name).is_some() }
+    }
+
+    /// The tensors below this place, which `load` takes, are published, and the model has no use for them.
+    pub fn unused<T>(&self, load: impl FnOnce(&Self) -> T) {
+        if self.weights.listed.is_some() {
+            load(self);
+        }
         let prefix = self.key("");
         self.weights.unused.borrow_mut().retain(|name| !name.starts_with(&prefix));
     }

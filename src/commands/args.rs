@@ -6,8 +6,7 @@ use clap::{Args, ValueEnum};
 use mlx_quantized::Mode;
 use mlx_rs::Dtype;
 use phi3v::engine::sampler::Sampling;
-use phi3v::processor::NumCrops;
-use phi3v::processor::images::ImageLimits;
+use phi3v::processor::images::{ImageLimits, ImageOptions, NumCrops};
 
 /// How much is told
 #[derive(Debug, Args)]
@@ -122,36 +121,42 @@ pub(crate) struct CpuArgs {
     pub(crate) threads: Option<u16>,
 }
 
-/// Which pictures, and how they are read
+/// Images and how they are processed
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Pictures")]
+#[command(next_help_heading = "Images")]
 pub(crate) struct ImageArgs {
-    /// A picture: a file, an http(s) address, a data: address, or - for stdin
+    /// An image: a file, an http(s) address, a data: address, or - for stdin
     ///
-    /// Repeat it for several. In the prompt, <|image_1|> stands for the first, and so on; without such tags all pictures
-    /// come before the text.
-    #[arg(short, long = "image", value_name = "PICTURE")]
+    /// Repeat it for several. Placeholders in the prompt say where they stand, such as <|image_1|> for the first image of
+    /// Phi-3.5-vision; without placeholders all images come before the text.
+    #[arg(short, long = "image", value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
     #[command(flatten)]
-    pub(crate) cut: CutArgs,
+    pub(crate) options: ImageOptionArgs,
 }
 
-/// How pictures are read
+/// How images are processed
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Pictures")]
-pub(crate) struct CutArgs {
-    /// The most tiles a picture is cut into, or auto: 16 for one picture, 4 each for several shown together [default: as the
-    /// checkpoint says]
+#[command(next_help_heading = "Images")]
+pub(crate) struct ImageOptionArgs {
+    /// Maximum number of tiles that an image is cut into, or auto: 16 for one image, 4 each for several shown together
+    /// (phi3_v) [default: as the checkpoint says]
     #[arg(long, value_name = "N|auto", value_parser = num_crops)]
     num_crops: Option<NumCrops>,
-    /// The most pixels a picture may have
+    /// Minimum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    min_pixels: Option<u64>,
+    /// Maximum area in pixels that an image is resized to (qwen2_vl) [default: as the checkpoint says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_pixels: Option<u64>,
+    /// Maximum number of pixels of an image file; larger ones are refused
     #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_pixels)]
     max_image_pixels: u64,
 }
 
-impl CutArgs {
-    pub(crate) fn num_crops(&self) -> NumCrops {
-        self.num_crops.unwrap_or(NumCrops::Checkpoint)
+impl ImageOptionArgs {
+    pub(crate) fn options(&self) -> ImageOptions {
+        ImageOptions { num_crops: self.num_crops, min_pixels: self.min_pixels, max_pixels: self.max_pixels }
     }
 
     pub(crate) fn limits(&self) -> ImageLimits {
@@ -285,7 +290,7 @@ pub(crate) struct EngineArgs {
     /// Begin with what this file remembers of an earlier prompt, if it exists, and write it in the end
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_cache: Option<PathBuf>,
-    /// Keep what the model saw in pictures in this folder, for other runs
+    /// Keep what the model saw in images in this folder, for other runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) image_cache: Option<PathBuf>,
     /// The most bytes in that folder

@@ -7,6 +7,7 @@ mod chat;
 mod convert;
 mod docs;
 mod eval;
+pub(crate) mod flags;
 mod generate;
 mod lora;
 mod session;
@@ -30,11 +31,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Answer a question, about pictures or without
+    /// Answer a question, about images or without
     Generate(Box<generate::GenerateArgs>),
-    /// Talk with the model, about pictures or without
-    Chat(chat::ChatArgs),
-    /// Teach a model by examples, with pictures or without
+    /// Talk with the model, about images or without
+    Chat(Box<chat::ChatArgs>),
+    /// Teach a model by examples, with images or without
     Lora(Box<lora::LoraArgs>),
     /// Tell how good a model is on data of your own, and whether another one is better
     Eval(eval::EvalArgs),
@@ -59,7 +60,7 @@ pub(crate) enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Generate(args) => generate::run(*args),
-        Command::Chat(args) => chat::run(args),
+        Command::Chat(args) => chat::run(*args),
         Command::Lora(args) => lora::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Convert(args) => convert::run(args),

@@ -47,7 +47,7 @@ pub(super) fn open(args: ModelArgs, ui: &Ui) -> Result<Opened> {
     );
     let folder = locate(args.name(), revision, &settings, ui)?;
     let files = ModelFiles::read(&folder)?;
-    let (processor, dtype) = (Processor::read(&files)?, args.dtype.dtype());
+    let (processor, dtype) = (models::processor(&files)?, args.dtype.dtype());
     let adapters = read_adapters(&files, &args.adapters)?;
     Ok(Opened { processor, files, dtype, adapters, vocabulary: None })
 }
@@ -111,7 +111,7 @@ impl Opened {
     }
 
     /// Loads the model alone, if it can do `demand`.
-    pub(super) fn load_model(self, demand: Demand, ui: &Ui) -> Result<(Box<dyn Model>, Processor)> {
+    pub(super) fn load_model(self, demand: Demand, ui: &Ui) -> Result<(Model, Processor)> {
         let weights = models::weights(&self.files, self.dtype)?;
         let memory = ModelMemory::of(&self.files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
         memory.check(&demand, memory::available())?;
@@ -128,9 +128,9 @@ impl Opened {
         let weights = models::weights(&files, dtype)?;
         let memory = ModelMemory::of(&files, weights.bytes_in_memory(), item_size(weights.float_dtype()))?;
         let (group_size, start) = (args.kv_group_size, args.quantized_kv_start.unwrap_or(0));
-        let packing = args.kv_bits.map(|bits| memory.cache_shape.packing(bits, group_size, start)).transpose()?;
+        let packing = args.kv_bits.map(|bits| memory.dims.cache.packing(bits, group_size, start)).transpose()?;
         let settings = CacheSettings { max_size: args.max_kv_size, packing };
-        memory.cache_shape.check(settings)?;
+        memory.dims.cache.check(settings)?;
         let prefill_step_size = usize::try_from(args.prefill_step_size).unwrap_or(usize::MAX);
         let demand = Demand { prefill_step_size, cache: settings, ..demand };
         let available = args.memory_limit.unwrap_or_else(memory::available);
@@ -180,7 +180,7 @@ impl Session {
         let free = free.unwrap_or_else(memory::available);
         ensure!(
             needed <= free,
-            "reading this takes {} MB of memory on the way, and {} are free; a smaller --num-crops takes less",
+            "reading this takes {} MB of memory on the way, and {} are free; a smaller image takes less",
             needed.div_ceil(1_000_000),
             free / 1_000_000
         );
@@ -212,12 +212,7 @@ fn speculation(args: &EngineArgs, engine: &Engine, ui: &Ui) -> Result<Speculatio
     Speculation::draft(model, &tokenizer, &engine.processor().tokenizer, most(3))
 }
 
-pub(super) fn load_model(
-    files: &ModelFiles,
-    weights: Weights,
-    adapters: &[Attached],
-    ui: &Ui,
-) -> Result<Box<dyn Model>> {
+pub(super) fn load_model(files: &ModelFiles, weights: Weights, adapters: &[Attached], ui: &Ui) -> Result<Model> {
     let bar = ui.bytes("loading", 0);
     let shown = bar.clone();
     let weights = adapters.iter().cloned().fold(weights, Weights::attach);

@@ -16,7 +16,7 @@ pub(super) fn model_card(files: &ModelFiles, source: Option<&str>, conversion: &
     // A card that is not there or cannot be read says nothing of a licence; it must not cost the conversion.
     let original = fs::read(files.folder.join("README.md")).unwrap_or_default();
     let original = String::from_utf8_lossy(&original).replace("\r\n", "\n");
-    let vision = Arch::of(files)?.has_vision;
+    let vision = Arch::of(files)?.images.is_some();
     let mut card = String::from("---\nlibrary_name: mlx\n");
     card += &format!("pipeline_tag: {}\n", if vision { "image-text-to-text" } else { "text-generation" });
     card += "tags:\n- mlx\n";

@@ -22,7 +22,7 @@ pub fn export_gguf(
 ) -> Result<()> {
     ensure!(
         replace || !path.exists(),
-        "{} exists already; name another file, or replace it with --force",
+        "{} exists already; name another file, or replace it with `force`",
         path.display()
     );
     ensure!(!path.is_dir(), "{} is a folder; name a file", path.display());

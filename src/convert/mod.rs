@@ -22,7 +22,6 @@ use crate::convert::pass::{Conversion, Settings, Sizes, ToPack, round_to_nearest
 use crate::convert::report::Report;
 use crate::convert::rule::Rule;
 use crate::models;
-use crate::processor::Processor;
 
 pub mod calibration;
 mod card;
@@ -62,7 +61,7 @@ pub struct Options {
     pub method: Method,
     /// Bits per weight of the whole, for which bits are chosen matrix by matrix.
     pub target_bpw: Option<f64>,
-    /// Texts and pictures to be guided and judged by; none for the built-in ones.
+    /// Texts and images to be guided and judged by; none for the built-in ones.
     pub calibration: Option<PathBuf>,
     /// Whether to measure what the conversion costs.
     pub report: bool,
@@ -182,7 +181,7 @@ impl<'a> Job<'a> {
         if *method == Method::Nearest && target_bpw.is_none() && !report {
             return Ok(None);
         }
-        let processor = Processor::read(self.files)?;
+        let processor = models::processor(self.files)?;
         let longest = self.files.max_position_embeddings()?;
         let samples = match calibration {
             Some(path) => Samples::read(path, &processor, longest)?,
@@ -201,9 +200,9 @@ impl<'a> Job<'a> {
         on_event: &mut OnEvent,
     ) -> Result<()> {
         let packed = self.files.quantization()?.is_some();
-        ensure!(!packed, "--target-bpw measures against the original model, and this one is quantized");
-        let rule = self.settings.rule.as_mut().context("--target-bpw is about quantizing")?;
-        ensure!(rule.default.mode == Mode::Affine, "--target-bpw chooses bits of affine quantization");
+        ensure!(!packed, "`target_bpw` measures against the original model, and this one is quantized");
+        let rule = self.settings.rule.as_mut().context("`target_bpw` is about quantizing")?;
+        ensure!(rule.default.mode == Mode::Affine, "`target_bpw` chooses bits of affine quantization");
         let mut matrices = conversion.to_pack();
         matrices.retain(|matrix| !rule.is_exception(&matrix.path));
         let parameters = conversion.sizes.parameters as f64;
@@ -214,7 +213,7 @@ impl<'a> Job<'a> {
         let budget = target * parameters - fixed;
         ensure!(
             (size(2)..=size(8)).contains(&budget),
-            "--target-bpw {target}: with what stays unpacked this model takes {:.2} to {:.2} bits per weight",
+            "`target_bpw` {target}: with what stays unpacked this model takes {:.2} to {:.2} bits per weight",
             (fixed + size(2)) / parameters,
             (fixed + size(8)) / parameters
         );

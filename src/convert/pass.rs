@@ -278,7 +278,7 @@ impl<'a> Conversion<'a> {
             fields.insert("quantization_config".into(), quantization.clone());
             fields.insert("quantization".into(), quantization);
         }
-        if Arch::of(self.files)?.has_vision {
+        if Arch::of(self.files)?.images.is_some() {
             // As mlx-vlm writes it.
             fields.entry("vision_config").or_insert(json!({}));
         }

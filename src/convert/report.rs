@@ -17,7 +17,6 @@ use crate::convert::calibration::divergence::{Divergences, Reference};
 use crate::convert::pass::{Conversion, Settings, Sizes};
 use crate::convert::rule::Rule;
 use crate::models;
-use crate::processor::Processor;
 
 /// Name of the report in the result's folder.
 pub const FILE: &str = "quantization_report.json";
@@ -95,7 +94,7 @@ pub(super) fn measure(
 pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &mut OnEvent) -> Result<Reference<'s>> {
     let mut tell = positions(judge, "measuring the source", on_event);
     let model = models::load(files, None, |_, _| ())?;
-    Reference::record(model.as_ref(), judge, &mut tell)
+    Reference::record(&model, judge, &mut tell)
 }
 
 /// Compares the result with the model that its adapters are attached to.
@@ -103,14 +102,14 @@ pub(super) fn reference<'s>(files: &ModelFiles, judge: &'s Samples, on_event: &m
 /// # Errors
 /// Also when they differ by more than rounding, where nothing is quantized.
 pub(super) fn verify(job: &Job, conversion: &Conversion, folder: &Path, on_event: &mut OnEvent) -> Result<Divergences> {
-    let samples = Samples::built_in(&Processor::read(job.files)?, job.files.max_position_embeddings()?)?;
+    let samples = Samples::built_in(&models::processor(job.files)?, job.files.max_position_embeddings()?)?;
     let samples = samples.up_to(REPORT_POSITIONS);
     let dtype = job.options.settings.dtype;
     let reference = {
         let mut tell = positions(&samples, "asking the model with adapters", on_event);
         let weights = models::weights(job.files, dtype)?;
         let weights = job.options.adapters.iter().cloned().fold(weights, Weights::attach);
-        Reference::record(models::build(job.files, weights)?.as_ref(), &samples, &mut tell)?
+        Reference::record(&models::build(job.files, weights)?, &samples, &mut tell)?
     };
     let divergences = compare(&result_files(job, conversion, folder)?, &reference, "asking the new model", on_event)?;
     // In 16 bits a model with random weights is as far as 0.05 from itself.
@@ -151,7 +150,7 @@ fn result_files(job: &Job, conversion: &Conversion, folder: &Path) -> Result<Mod
 fn compare(result: &ModelFiles, judge: &Reference, label: &str, on_event: &mut OnEvent) -> Result<Divergences> {
     let mut tell = positions(judge.samples(), label, on_event);
     let model = models::load(result, None, |_, _| ())?;
-    judge.compare(model.as_ref(), &mut tell)
+    judge.compare(&model, &mut tell)
 }
 
 /// Begins a stage over the samples' positions; what is returned tells of those that are done.

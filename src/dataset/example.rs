@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::processor::images::{self, ImageLimits, ImageSource};
-use crate::processor::{NumCrops, Processor, Prompt, Segment, Tiles, ids, len_of};
+use crate::processor::images::{self, ImageLimits, ImageOptions, ImageSource, Layout, Pixels};
+use crate::processor::{Processor, Prompt, Segment, ids, len_of};
 
-/// A picture of a row. It is decoded when the row's turn comes, and not kept.
+/// An image of a row. It is decoded when the row's turn comes, and not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct Image {
     /// Where it is.
     pub source: ImageSource,
-    /// Positions that it takes.
-    pub tokens: usize,
+    /// Its layout when the row was checked.
+    pub layout: Layout,
 }
 
 /// A row that was found to be good.
@@ -27,9 +27,9 @@ pub struct Example {
     pub row: u64,
     /// What the model reads.
     pub segments: Vec<Segment>,
-    /// The pictures, each used by exactly one segment.
-    pub images: Vec<Picture>,
-    /// Which of the tokens that are read are to be predicted, in order; never the first, never a picture's.
+    /// The images, each used by exactly one segment.
+    pub images: Vec<Image>,
+    /// Which of the tokens that are read are to be predicted, in order; never the first, never an image's.
     pub supervised: Vec<Range<usize>>,
     /// The position of each token where some are hidden; else they are counted from 0.
     pub positions: Option<Vec<u32>>,
@@ -54,7 +54,7 @@ impl Example {
         }
     }
 
-    /// Tokens to read, those of pictures included.
+    /// Tokens to read, those of images included.
     pub fn len(&self) -> usize {
         len_of(&self.segments, &self.image_tokens())
     }
@@ -69,12 +69,12 @@ impl Example {
         self.supervised.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// The positions that each picture takes.
+    /// The positions that each image takes.
     pub fn image_tokens(&self) -> Vec<usize> {
-        self.images.iter().map(|image| image.tokens).collect()
+        self.images.iter().map(|image| image.layout.tokens).collect()
     }
 
-    /// The id of each token to read; none in pictures.
+    /// The id of each token to read; none in images.
     pub fn ids(&self) -> Vec<Option<u32>> {
         ids(&self.segments, &self.image_tokens())
     }
@@ -90,27 +90,27 @@ impl Example {
         labels
     }
 
-    /// Decodes and cuts the pictures, with the settings that the row was checked with.
+    /// Decodes the images, with the settings that the row was checked with.
     ///
     /// # Errors
-    /// When a picture cannot be read any more, or takes another number of positions than when the row was checked.
-    pub fn tiles(&self, processor: &Processor, limits: &ImageLimits, num_crops: NumCrops) -> Result<Vec<Tiles>> {
+    /// When an image cannot be read any more, or has another layout than when the row was checked.
+    pub fn pixels(&self, processor: &Processor, limits: &ImageLimits, options: &ImageOptions) -> Result<Vec<Pixels>> {
         let images = self.images.iter().map(|image| images::load(&image.source, limits));
-        let tiles = processor.tiles(&images.collect::<Result<Vec<_>, _>>()?, num_crops)?;
-        for (image, tiles) in self.images.iter().zip(&tiles) {
+        let pixels = processor.pixels(&images.collect::<Result<Vec<_>, _>>()?, options)?;
+        for (image, pixels) in self.images.iter().zip(&pixels) {
             ensure!(
-                image.tokens == tiles.image_tokens(),
-                "the picture {} takes {} tokens, but took {} when the rows were checked: it was changed meanwhile",
+                image.layout == pixels.layout,
+                "the image {} takes {} tokens, but took {} when the rows were checked: it was changed meanwhile",
                 image.source.name(),
-                tiles.image_tokens(),
-                image.tokens
+                pixels.layout.tokens,
+                image.layout.tokens
             );
         }
-        Ok(tiles)
+        Ok(pixels)
     }
 
-    /// What the model reads, with the tiles of its pictures.
-    pub fn prompt(&self, tiles: Vec<Tiles>) -> Prompt {
-        Prompt { text: String::new(), segments: self.segments.clone(), images: tiles }
+    /// What the model reads, with its images.
+    pub fn prompt(&self, images: Vec<Pixels>) -> Prompt {
+        Prompt { text: String::new(), segments: self.segments.clone(), images }
     }
 }

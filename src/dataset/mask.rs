@@ -51,7 +51,7 @@ impl MaskRatios {
     }
 }
 
-/// What may be hidden of a prompt with these ids, none for pictures: from the last picture, or the beginning, to the last
+/// What may be hidden of a prompt with these ids, none for images: from the last image, or the beginning, to the last
 /// `<|assistant|>`, but for some tokens at both ends.
 pub(super) fn hideable(prompt: &[Option<u32>], assistant: Option<u32>) -> Range<usize> {
     let Some(end) = assistant.and_then(|id| prompt.iter().rposition(|&other| other == Some(id))) else { return 0..0 };

@@ -7,7 +7,7 @@ mod order;
 mod read;
 mod row;
 
-pub use example::{Example, Picture};
+pub use example::{Example, Image};
 pub use files::{DataFiles, Splits};
 pub use mask::MaskRatios;
 pub use order::Order;

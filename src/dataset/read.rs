@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-use crate::dataset::example::{Example, Picture};
+use crate::dataset::example::{Example, Image};
 use crate::dataset::mask::{ASSISTANT, hideable};
 use crate::dataset::row::{Lesson, Row};
-use crate::processor::images::ImageLimits;
-use crate::processor::{NumCrops, PictureSizes, Processor, ids};
+use crate::processor::images::{ImageLimits, ImageOptions};
+use crate::processor::{ImageSizes, Processor, ids};
 use crate::rows::{Checked, Fields, Rows, Selection, check, folder_of};
 
 /// How rows are read.
@@ -20,9 +20,9 @@ pub struct Settings {
     pub max_seq_length: usize,
     /// The model's context.
     pub max_position_embeddings: usize,
-    /// How pictures are cut.
-    pub num_crops: NumCrops,
-    /// How large pictures may be.
+    /// How images are processed.
+    pub image_options: ImageOptions,
+    /// How large images may be.
     pub limits: ImageLimits,
     /// Whether only answers are learned; else everything is that can be predicted.
     pub mask_prompt: bool,
@@ -33,19 +33,19 @@ pub struct Settings {
 /// A file's rows.
 pub type Dataset = Rows<Example>;
 
-/// Checks rows. A picture that several of them show is decoded once.
+/// Checks rows. An image that several of them show is decoded once.
 pub struct Reader<'a> {
     processor: &'a Processor,
     settings: &'a Settings,
     assistant: Option<u32>,
-    sizes: PictureSizes,
+    sizes: ImageSizes,
 }
 
 impl<'a> Reader<'a> {
     /// A reader for a model's rows.
     pub fn new(processor: &'a Processor, settings: &'a Settings) -> Self {
         let assistant = processor.tokenizer.id(ASSISTANT);
-        Self { processor, settings, assistant, sizes: PictureSizes::new(settings.limits) }
+        Self { processor, settings, assistant, sizes: ImageSizes::new(settings.limits) }
     }
 
     /// Checks all rows of a file; none if `progress` breaks off.
@@ -78,10 +78,11 @@ impl<'a> Reader<'a> {
     }
 
     fn example(&mut self, line: &[u8], folder: &Path, file: &Arc<Path>, row: u64) -> Result<Example> {
-        let Settings { num_crops, mask_prompt, ref stop_tokens, .. } = *self.settings;
-        let Row { lesson, images } = Row::read(Fields::parse(line)?, self.processor.has_chat_template(), folder)?;
+        let Settings { ref image_options, mask_prompt, ref stop_tokens, .. } = *self.settings;
+        let Row { lesson, images } = Row::read(Fields::parse(line)?, self.processor, folder)?;
         let sizes = images.iter().map(|source| self.sizes.of(source)).collect::<Result<Vec<_>, _>>()?;
-        let image_tokens = self.processor.image_tokens(&sizes, num_crops)?;
+        let layouts = self.processor.layouts(&sizes, image_options)?;
+        let image_tokens: Vec<usize> = layouts.iter().map(|layout| layout.tokens).collect();
         let text = lesson.read(self.processor, &image_tokens, stop_tokens)?;
 
         let ids = ids(&text.segments, &image_tokens);
@@ -93,7 +94,7 @@ impl<'a> Reader<'a> {
         let everything = matches!(lesson, Lesson::Text(_)) || !mask_prompt;
         let supervised = if everything { predictable(&ids) } else { text.supervised };
         ensure!(!supervised.is_empty(), "the row is a single token: there is nothing to learn");
-        let images = images.into_iter().zip(image_tokens).map(|(source, tokens)| Picture { source, tokens }).collect();
+        let images = images.into_iter().zip(layouts).map(|(source, layout)| Image { source, layout }).collect();
         let segments = text.segments;
         Ok(Example { file: file.clone(), row, segments, images, supervised, positions: None, weight: 1.0, hideable })
     }
@@ -102,11 +103,11 @@ impl<'a> Reader<'a> {
         let Settings { max_seq_length, max_position_embeddings, .. } = *self.settings;
         let takes = match image_tokens {
             0 => format!("the row takes {len} tokens"),
-            _ => format!("the row takes {len} tokens, of which {image_tokens} are for its pictures"),
+            _ => format!("the row takes {len} tokens, of which {image_tokens} are for its images"),
         };
-        let (pictures, shorter) = match image_tokens {
+        let (images, shorter) = match image_tokens {
             0 => ("", "shorten the text"),
-            _ => ("a smaller --num-crops, ", "give a smaller --num-crops, or shorten the text"),
+            _ => ("smaller images, ", "give smaller images, or shorten the text"),
         };
         ensure!(
             len <= max_position_embeddings,
@@ -114,8 +115,8 @@ impl<'a> Reader<'a> {
         );
         ensure!(
             len <= max_seq_length,
-            "{takes}, more than the {max_seq_length} of --max-seq-length; a larger --max-seq-length, \
-             {pictures}or a shorter text helps"
+            "{takes}, more than the {max_seq_length} of `max_seq_length`; a larger `max_seq_length`, \
+             {images}or a shorter text helps"
         );
         Ok(())
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::processor::images::ImageSource;
 use crate::processor::{Message, Processor, TrainingText};
-use crate::rows::{Fields, Pictures, conversation};
+use crate::rows::{Fields, RowImages, conversation};
 
 /// What is to be learned.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub(super) struct Row {
 const TEXT: &str = "a text";
 
 impl Row {
-    /// Reads a row. Paths of pictures start from `folder`. Without a chat template, prompts are left as they are.
-    pub(super) fn read(mut fields: Fields, chat_template: bool, folder: &Path) -> Result<Self> {
+    /// Reads a row. Paths of images start from `folder`. Without a chat template, prompts are left as they are.
+    pub(super) fn read(mut fields: Fields, processor: &Processor, folder: &Path) -> Result<Self> {
         // Names rows, for people.
         fields.take_raw("id");
-        let mut pictures = Pictures::take(&mut fields)?;
-        let lesson = lesson(&mut fields, &mut pictures, chat_template)?;
+        let mut images = RowImages::take(&mut fields)?;
+        let lesson = lesson(&mut fields, &mut images, processor)?;
         fields.refuse_left()?;
-        Ok(Self { lesson, images: pictures.sources(folder)? })
+        Ok(Self { lesson, images: images.sources(folder)? })
     }
 }
 
@@ -60,7 +60,7 @@ impl Lesson {
     }
 }
 
-fn lesson(fields: &mut Fields, pictures: &mut Pictures, chat_template: bool) -> Result<Lesson> {
+fn lesson(fields: &mut Fields, images: &mut RowImages, processor: &Processor) -> Result<Lesson> {
     let messages = either(fields.take("messages", "a list")?, fields.take("conversations", "a list")?)?;
     let completion = pair(fields, "prompt", "completion")?;
     let answer = pair(fields, "question", "answer")?;
@@ -78,9 +78,9 @@ fn lesson(fields: &mut Fields, pictures: &mut Pictures, chat_template: bool) -> 
         return Ok(Lesson::Text(text));
     }
     let mut messages = match (messages, completion.or(answer)) {
-        (Some(messages), _) => conversation(&messages, pictures)?,
+        (Some(messages), _) => conversation(&messages, images, processor)?,
         (None, Some((prompt, completion))) => {
-            if !chat_template {
+            if !processor.has_chat_template() {
                 ensure!(system.is_none(), "system: without a chat template there is no place for it");
                 return Ok(Lesson::Completion(prompt, completion));
             }

@@ -15,7 +15,7 @@ use crate::processor::{Segment, Tokenizer};
 pub(super) struct Answer<'e> {
     stop_tokens: &'e [u32],
     max_tokens: usize,
-    /// The prompt's ids without pictures, for penalties.
+    /// The prompt's ids without images, for penalties.
     prompt: Vec<u32>,
     sampler: Sampler,
     constraint: Option<Constraint>,
@@ -99,7 +99,7 @@ impl<'e> Answer<'e> {
         on_event(Event::Text(text))
     }
 
-    /// The prompt's ids without pictures.
+    /// The prompt's ids without images.
     pub(super) fn prompt(&self) -> &[u32] {
         &self.prompt
     }

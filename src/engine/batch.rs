@@ -29,7 +29,7 @@ struct Row<'e, K> {
     proposer: Proposer<'e>,
     /// Bytes that its cache may come to.
     bytes: usize,
-    /// When its pictures were encoded.
+    /// When its images were encoded.
     started: Instant,
 }
 
@@ -126,7 +126,7 @@ impl<'e, K: Copy> Batch<'e, K> {
                     ended.push(row.end(self.engine, Ok(FinishReason::Interrupted), on_event));
                 }
                 Ok(row) => {
-                    let boundary = self.engine.model.rope_boundary().filter(|&b| row.sequence.len() > b);
+                    let boundary = self.engine.model.text.rope_boundary().filter(|&b| row.sequence.len() > b);
                     self.running.push(row);
                     if let Some(boundary) = boundary
                         && on_event(key, Event::LongFactors(boundary)).is_break()
@@ -204,8 +204,8 @@ impl<'e, K: Copy> Row<'e, K> {
         let model = engine.model();
         let len = self.sequence.len();
         // Keys of one cache share their factors, and the context is not exceeded.
-        let boundary = model.rope_boundary().filter(|&boundary| len <= boundary);
-        let end = boundary.unwrap_or(usize::MAX).min(model.max_position_embeddings());
+        let boundary = model.text.rope_boundary().filter(|&boundary| len <= boundary);
+        let end = boundary.unwrap_or(usize::MAX).min(model.text.max_position_embeddings());
         let most = end.saturating_sub(len).min(self.answer.left().saturating_sub(1));
         let mut proposed = self.answer.forced();
         proposed.truncate(most.min(super::speculate::MOST));
@@ -251,7 +251,7 @@ impl<'e, K: Copy> Row<'e, K> {
                 }
                 ControlFlow::Continue(token) => token,
             };
-            if self.sequence.len() + 1 >= engine.model.max_position_embeddings() {
+            if self.sequence.len() + 1 >= engine.model.text.max_position_embeddings() {
                 reason = Some(FinishReason::Length);
                 break;
             }
@@ -261,7 +261,7 @@ impl<'e, K: Copy> Row<'e, K> {
             }
             let crosses = self.sequence.push(token);
             if crosses
-                && let Some(boundary) = engine.model.rope_boundary()
+                && let Some(boundary) = engine.model.text.rope_boundary()
                 && on_event(Event::LongFactors(boundary)).is_break()
             {
                 reason = Some(FinishReason::Interrupted);

@@ -45,7 +45,7 @@ impl Engine {
             ensure!(!ids[..at].contains(option), "the option {:?} is given twice", options[at]);
         }
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
-        prompt.check_fits(self.model.max_position_embeddings().saturating_sub(longest))?;
+        prompt.check_fits(self.model.text.max_position_embeddings().saturating_sub(longest))?;
         let log_probabilities = self.score(prompt, &ids)?;
         // What begins with a longer option, too, is that one's.
         let own = |at: usize| {
@@ -98,11 +98,11 @@ impl Engine {
     /// it is computed anew.
     pub(super) fn branch<'e>(&'e self, sequence: &Sequence<'e>, more: usize) -> Result<Sequence<'e>> {
         let mut branch = sequence.clone();
-        let factors = self.model.rope_factors(sequence.len() + more);
+        let factors = self.model.text.rope_factors(sequence.len() + more);
         if factors == sequence.cache.factors {
             branch.cache = sequence.cache.fork(sequence.cache.len());
         } else {
-            branch.cache = self.model.new_cache(sequence.len() + more, sequence.cache.settings());
+            branch.cache = self.model.text.new_cache(sequence.len() + more, sequence.cache.settings());
             branch.prefill_to(sequence.cache.len(), self.options.prefill_step_size)?;
         }
         Ok(branch)

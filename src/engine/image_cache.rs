@@ -1,4 +1,4 @@
-//! Pictures that were seen before: the vectors that the model made of them, in memory and in a folder.
+//! Images that were seen before: the vectors that the model made of them, in memory and in a folder.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -13,16 +13,16 @@ use crate::cache::ImageKey;
 use crate::checkpoint::arrays::{self, Contents};
 use crate::checkpoint::identity::hex;
 use crate::models::Model;
-use crate::processor::Tiles;
+use crate::processor::images::Pixels;
 
-/// Where pictures' vectors are kept. The least recently used go first.
+/// Where images' vectors are kept. The least recently used go first.
 pub struct FeatureStore {
     /// Of memory.
     most_bytes: usize,
     /// The last is the most recently used.
     kept: Vec<(ImageKey, Array)>,
     folder: Option<Folder>,
-    /// Pictures that need not be encoded.
+    /// Images that need not be encoded.
     pub hits: usize,
 }
 
@@ -48,9 +48,9 @@ impl FeatureStore {
         Ok(Self { folder: Some(folder), ..self })
     }
 
-    /// The vectors of a picture, `[1, image_tokens, hidden_size]`, and its key.
-    pub fn encode(&mut self, model: &dyn Model, tiles: &Tiles) -> Result<(ImageKey, Array)> {
-        let key = ImageKey::of(tiles);
+    /// The vectors of an image, `[1, tokens, hidden_size]`, and its key.
+    pub fn encode(&mut self, model: &Model, image: &Pixels) -> Result<(ImageKey, Array)> {
+        let key = ImageKey::of(image);
         if let Some(at) = self.kept.iter().position(|(kept, _)| *kept == key) {
             let kept = self.kept.remove(at);
             self.kept.push(kept.clone());
@@ -58,14 +58,14 @@ impl FeatureStore {
             return Ok(kept);
         }
         let stored = match &self.folder {
-            Some(folder) => folder.get(key, tiles.image_tokens())?,
+            Some(folder) => folder.get(key, image.layout.tokens)?,
             None => None,
         };
         self.hits += usize::from(stored.is_some());
         let features = match stored {
             Some(features) => features,
             None => {
-                let features = model.encode_image(tiles)?;
+                let features = model.encode_image(image)?;
                 features.eval()?;
                 if let Some(folder) = &self.folder {
                     folder.put(key, &features)?;

@@ -37,7 +37,7 @@ use speculate::Speculation;
 
 /// A model with what turns its tokens into text, and what it remembers from request to request.
 pub struct Engine {
-    model: Box<dyn Model>,
+    model: Model,
     processor: Processor,
     stop_tokens: Vec<u32>,
     options: EngineOptions,
@@ -64,7 +64,7 @@ pub struct EngineOptions {
     pub cache: CacheSettings,
     /// Bytes for keys and values of earlier requests.
     pub prefix_cache_bytes: usize,
-    /// Bytes for the vectors of earlier requests' pictures.
+    /// Bytes for the vectors of earlier requests' images.
     pub feature_cache_bytes: usize,
 }
 
@@ -109,7 +109,7 @@ impl Request {
 /// What happens while a request is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The prompt's pictures are encoded.
+    /// The prompt's images are encoded.
     Encoded,
     /// So many positions of so many are in the cache.
     Prefill(usize, usize),
@@ -161,7 +161,7 @@ pub struct Generation {
     pub prompt_tokens: usize,
     /// Of these, positions that were computed for an earlier request.
     pub cached_tokens: usize,
-    /// Pictures that were encoded for an earlier request.
+    /// Images that were encoded for an earlier request.
     pub cached_images: usize,
     /// Whether longrope's long factors were used in the end.
     pub long_factors: bool,
@@ -169,7 +169,7 @@ pub struct Generation {
     pub proposed: usize,
     /// Of these, tokens that became part of the answer.
     pub accepted: usize,
-    /// Time for the pictures, from pixels to vectors.
+    /// Time for the images, from pixels to vectors.
     pub encoder_time: Duration,
     /// Time for the prompt, to the first logits.
     pub prefill_time: Duration,
@@ -179,21 +179,16 @@ pub struct Generation {
 
 impl Engine {
     /// An engine for a loaded checkpoint. Answers end with its [`stop_tokens`].
-    pub fn new(
-        model: Box<dyn Model>,
-        processor: Processor,
-        files: &ModelFiles,
-        options: EngineOptions,
-    ) -> Result<Self> {
+    pub fn new(model: Model, processor: Processor, files: &ModelFiles, options: EngineOptions) -> Result<Self> {
         let arch = Arch::of(files)?;
         let stop_tokens = stop_tokens(files, &processor.tokenizer)?;
-        let cache_shape = (arch.cache_shape)(files)?;
+        let cache_shape = (arch.dims)(files)?.cache;
         cache_shape.check(options.cache)?;
         ensure!(options.max_batch_size > 0, "a batch of 0 requests serves nobody");
-        let hidden = model.embed_tokens(&[0])?;
+        let hidden = model.text.embed_tokens(&[0])?;
         Ok(Self {
             dtype: hidden.dtype(),
-            vocab_size: model.logits(&hidden)?.dim(-1) as usize,
+            vocab_size: model.text.logits(&hidden)?.dim(-1) as usize,
             model,
             processor,
             stop_tokens,
@@ -216,7 +211,7 @@ impl Engine {
         Self { speculation, ..self }
     }
 
-    /// Keeps pictures' vectors in a folder, too: see [`FeatureStore::with_folder`].
+    /// Keeps images' vectors in a folder, too: see [`FeatureStore::with_folder`].
     pub fn keep_features(self, folder: &Path, most_bytes: u64, identity: &str) -> Result<Self> {
         let features = self.features.into_inner().with_folder(folder, most_bytes, identity)?;
         Ok(Self { features: RefCell::new(features), ..self })
@@ -233,11 +228,11 @@ impl Engine {
     }
 
     /// The model.
-    pub fn model(&self) -> &dyn Model {
-        self.model.as_ref()
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
-    /// What makes prompts of conversations and pictures.
+    /// What makes prompts of conversations and images.
     pub fn processor(&self) -> &Processor {
         &self.processor
     }
@@ -250,7 +245,8 @@ impl Engine {
     /// Bytes that a request's keys and values take in the end.
     pub fn cache_bytes(&self, request: &Request) -> usize {
         let EngineOptions { cache, prefill_step_size, .. } = self.options;
-        let len = request.prompt.len().saturating_add(request.max_tokens).min(self.model.max_position_embeddings());
+        let len =
+            request.prompt.len().saturating_add(request.max_tokens).min(self.model.text.max_position_embeddings());
         self.cache_shape.bytes(len, cache, item_size(self.dtype), prefill_step_size)
     }
 
@@ -269,9 +265,8 @@ impl Engine {
     pub fn check(&self, request: &Request) -> Result<()> {
         ensure!(request.max_tokens > 0, "max-tokens is 0: nothing would be generated");
         request.sampling.check()?;
-        request.prompt.check_fits(self.model.max_position_embeddings())?;
-        let ids = request.prompt.input_ids();
-        if let Some(id) = ids.iter().find(|&&id| id >= self.vocab_size as i64) {
+        request.prompt.check_fits(self.model.text.max_position_embeddings())?;
+        if let Some(id) = request.prompt.token_ids().find(|&id| id as usize >= self.vocab_size) {
             bail!("token id {id} is outside the model's vocabulary of {}; its tokenizer is another's", self.vocab_size);
         }
         let bytes = self.cache_bytes(request);
@@ -279,7 +274,7 @@ impl Engine {
             ensure!(
                 bytes <= most,
                 "the prompt of {} positions and an answer of up to {} tokens take {} of memory, of which {} are free; \
-                 allow fewer tokens (--max-tokens), pack the cache (--kv-bits 8) or bound it (--max-kv-size)",
+                 allow fewer tokens (`max_tokens`), pack the cache (`kv_bits` 8) or bound it (`max_kv_size`)",
                 request.prompt.len(),
                 request.max_tokens,
                 megabytes(bytes),
@@ -316,7 +311,7 @@ impl Engine {
     }
 
     fn uses_long_factors(&self, len: usize) -> bool {
-        self.model.rope_boundary().is_some() && self.model.rope_factors(len) == RopeFactors::Long
+        self.model.text.rope_boundary().is_some() && self.model.text.rope_factors(len) == RopeFactors::Long
     }
 }
 

@@ -56,7 +56,7 @@ impl Engine {
     ) -> Result<Option<Phrased>> {
         let ids = phrases.texts.iter().map(|text| self.phrase_ids(text)).collect::<Result<Vec<_>>>()?;
         let room: usize = ids.iter().map(|ids| ids.len() + phrases.within + 1).sum();
-        prompt.check_fits(self.model.max_position_embeddings().saturating_sub(room))?;
+        prompt.check_fits(self.model.text.max_position_embeddings().saturating_sub(room))?;
         let mut phrased = Phrased { text: String::new(), tokens: Vec::new(), scores: Vec::new() };
         for phrase in &ids {
             let so_far = prompt.followed_by(&phrased.tokens);
@@ -134,7 +134,7 @@ impl Engine {
     fn try_phrase(&self, sequence: &mut Sequence, phrase: &[u32]) -> Result<Tried> {
         let (len, step_size) = (sequence.len(), self.options.prefill_step_size);
         sequence.prefill_to(len - 1, step_size)?;
-        if self.model.rope_factors(len + phrase.len() - 1) == sequence.cache.factors {
+        if self.model.text.rope_factors(len + phrase.len() - 1) == sequence.cache.factors {
             return self.compute(sequence, phrase);
         }
         // The phrase takes the sequence over longrope's boundary, the next token by itself does not.

@@ -11,20 +11,22 @@ use mlx_rs::{Array, Dtype};
 
 use crate::cache::{Cache, CacheSettings, ImageKey, Unit};
 use crate::engine::image_cache::FeatureStore;
-use crate::models::{Model, Row};
-use crate::processor::{Prompt, Segment};
+use crate::models::{Model, Placement, Row};
+use crate::processor::{PositionCounter, Prompt, Segment};
 
-/// What the model reads: ids, and vectors in the place of pictures.
+/// What the model reads: ids, and vectors in the place of images.
 #[derive(Clone)]
 pub enum Input {
     /// Token ids.
     Tokens(Vec<u32>),
-    /// A picture.
+    /// An image.
     Image {
-        /// Its vectors, `[1, image_tokens, hidden_size]`.
+        /// Its vectors, `[1, tokens, hidden_size]`.
         features: Array,
         /// What it is known by.
         key: ImageKey,
+        /// See [`Layout::extent`](crate::processor::images::Layout::extent).
+        extent: Option<(usize, usize)>,
     },
 }
 
@@ -49,7 +51,7 @@ pub type OnPrefill<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
 /// A sequence and what the model remembers of it.
 #[derive(Clone)]
 pub struct Sequence<'m> {
-    model: &'m dyn Model,
+    model: &'m Model,
     inputs: Vec<Input>,
     len: usize,
     /// What the model remembers of it.
@@ -57,26 +59,27 @@ pub struct Sequence<'m> {
 }
 
 impl<'m> Sequence<'m> {
-    /// A sequence by itself, whose pictures are encoded. Nothing is prefilled yet.
-    pub fn new(model: &'m dyn Model, prompt: &Prompt) -> Result<Self> {
+    /// A sequence by itself, whose images are encoded. Nothing is prefilled yet.
+    pub fn new(model: &'m Model, prompt: &Prompt) -> Result<Self> {
         Self::with(model, prompt, CacheSettings::default(), &mut FeatureStore::new(0))
     }
 
-    /// Encodes the prompt's pictures, one after the other so that only one is in flight, unless `features` has them.
+    /// Encodes the prompt's images, one after the other so that only one is in flight, unless `features` has them.
     /// Nothing is prefilled yet.
     pub fn with(
-        model: &'m dyn Model,
+        model: &'m Model,
         prompt: &Prompt,
         settings: CacheSettings,
         features: &mut FeatureStore,
     ) -> Result<Self> {
-        prompt.check_fits(model.max_position_embeddings())?;
+        prompt.check_fits(model.text.max_position_embeddings())?;
         let input = |segment: &Segment| -> Result<Input> {
             Ok(match segment {
                 Segment::Text(ids) => Input::Tokens(ids.clone()),
                 Segment::Image(index) => {
-                    let (key, features) = features.encode(model, &prompt.images[*index])?;
-                    Input::Image { features, key }
+                    let image = &prompt.images[*index];
+                    let (key, features) = features.encode(model, image)?;
+                    Input::Image { features, key, extent: image.layout.extent }
                 }
             })
         };
@@ -84,9 +87,9 @@ impl<'m> Sequence<'m> {
     }
 
     /// A sequence of what the model reads. Nothing is prefilled yet.
-    pub(crate) fn of(model: &'m dyn Model, inputs: Vec<Input>, settings: CacheSettings) -> Self {
+    pub(crate) fn of(model: &'m Model, inputs: Vec<Input>, settings: CacheSettings) -> Self {
         let len = inputs.iter().map(Input::len).sum();
-        Self { model, inputs, len, cache: model.new_cache(len, settings) }
+        Self { model, inputs, len, cache: model.text.new_cache(len, settings) }
     }
 
     /// Positions of the sequence, those not yet in the cache included.
@@ -105,7 +108,7 @@ impl<'m> Sequence<'m> {
     }
 
     /// The model that reads it.
-    pub fn model(&self) -> &'m dyn Model {
+    pub fn model(&self) -> &'m Model {
         self.model
     }
 
@@ -132,14 +135,16 @@ impl<'m> Sequence<'m> {
             ids.truncate(ids.len().saturating_sub(self.len - len));
         }
         self.len = len;
-        if self.model.rope_factors(len) != self.cache.factors || !self.cache.can_truncate(len.min(self.cache.len())) {
-            self.cache = self.model.new_cache(len, self.cache.settings());
+        if self.model.text.rope_factors(len) != self.cache.factors
+            || !self.cache.can_truncate(len.min(self.cache.len()))
+        {
+            self.cache = self.model.text.new_cache(len, self.cache.settings());
         } else {
             self.cache.truncate(len.min(self.cache.len()));
         }
     }
 
-    /// The pictures' vectors, `[1, image_tokens, hidden_size]` each, in the order of the prompt.
+    /// The images' vectors, `[1, image_tokens, hidden_size]` each, in the order of the prompt.
     pub fn image_features(&self) -> impl Iterator<Item = &Array> {
         self.inputs.iter().filter_map(|input| match input {
             Input::Image { features, .. } => Some(features),
@@ -155,9 +160,9 @@ impl<'m> Sequence<'m> {
             Some(Input::Tokens(ids)) => ids.push(token),
             _ => self.inputs.push(Input::Tokens(vec![token])),
         }
-        let crosses = self.model.rope_factors(self.len) != self.cache.factors;
+        let crosses = self.model.text.rope_factors(self.len) != self.cache.factors;
         if crosses {
-            self.cache = self.model.new_cache(self.len, self.cache.settings());
+            self.cache = self.model.text.new_cache(self.len, self.cache.settings());
         }
         crosses
     }
@@ -209,7 +214,7 @@ impl<'m> Sequence<'m> {
         Ok(logits.try_as_slice::<f32>()?.to_vec())
     }
 
-    /// What is at these positions: ids appended to the last tokens of `to`, and parts of pictures.
+    /// What is at these positions: ids appended to the last tokens of `to`, and parts of images.
     fn read(&self, range: Range<usize>, to: &mut Vec<Input>) -> Result<()> {
         let mut start = 0;
         for input in &self.inputs {
@@ -218,15 +223,34 @@ impl<'m> Sequence<'m> {
             if from < until {
                 match input {
                     Input::Tokens(ids) => append(&ids[from - start..until - start], to),
-                    Input::Image { features, key } => {
+                    Input::Image { features, key, extent } => {
                         let part = features.try_index((.., (from - start) as i32..(until - start) as i32, ..))?;
-                        to.push(Input::Image { features: part, key: *key });
+                        to.push(Input::Image { features: part, key: *key, extent: *extent });
                     }
                 }
             }
             start = end;
         }
         Ok(())
+    }
+}
+
+impl Sequence<'_> {
+    /// Where the `n` next tokens stand, of which some may follow the sequence as it is now.
+    fn placement(&self, n: usize) -> Placement {
+        let mut counter = PositionCounter::default();
+        let mut positions = Vec::with_capacity(self.len);
+        for input in &self.inputs {
+            match input {
+                Input::Tokens(ids) => positions.extend(counter.text(ids.len())),
+                Input::Image { features, extent, .. } => {
+                    positions.extend(counter.image(features.dim(1) as usize, *extent));
+                }
+            }
+        }
+        let start = self.cache.len();
+        positions.extend(counter.text((start + n).saturating_sub(self.len)));
+        Placement { positions: positions[start..start + n].to_vec(), factors: self.cache.factors }
     }
 }
 
@@ -259,14 +283,17 @@ pub fn forward(parts: &mut [Part]) -> Result<Array> {
         append(proposed, &mut inputs);
     }
     let embed = |input: &Input| match input {
-        Input::Tokens(ids) => model.embed_tokens(ids),
+        Input::Tokens(ids) => model.text.embed_tokens(ids),
         Input::Image { features, .. } => Ok(features.clone()),
     };
     let mut embedded = inputs.iter().map(embed).collect::<Result<Vec<_>, _>>()?;
     let x = if embedded.len() == 1 { embedded.remove(0) } else { concatenate(&embedded, 1)? };
-    let mut rows: Vec<Row> =
-        parts.iter_mut().map(|part| Row { n: part.n + part.proposed.len(), cache: &mut part.sequence.cache }).collect();
-    Ok(model.forward(&x, &mut rows)?)
+    let mut rows = Vec::new();
+    for Part { sequence, n, proposed } in parts {
+        let placement = sequence.placement(*n + proposed.len());
+        rows.push(Row { placement, cache: Some(&mut sequence.cache) });
+    }
+    Ok(model.text.forward(0..model.text.num_layers(), &x, &mut rows)?)
 }
 
 /// A step of a batch: runs the parts through their model, and computes logits `[n, vocab_size]` in float32 at these of all
@@ -286,7 +313,7 @@ pub(crate) fn step(parts: &mut [Part], positions: &[usize]) -> Result<Option<Arr
 }
 
 /// Logits `[n, vocab_size]` in float32 at these positions of hidden states `[1, .., hidden_size]`.
-pub fn logits(model: &dyn Model, hidden: &Array, positions: &[usize]) -> Result<Array> {
+pub fn logits(model: &Model, hidden: &Array, positions: &[usize]) -> Result<Array> {
     let all = hidden.dim(1) as usize == positions.len();
     let chosen = if all {
         hidden.clone()
@@ -294,6 +321,6 @@ pub fn logits(model: &dyn Model, hidden: &Array, positions: &[usize]) -> Result<
         let positions: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         hidden.take_axis(Array::from_slice(&positions, &[positions.len() as i32]), 1)?
     };
-    let logits = model.logits(&chosen)?.as_dtype(Dtype::Float32)?;
+    let logits = model.text.logits(&chosen)?.as_dtype(Dtype::Float32)?;
     Ok(logits.reshape(&[positions.len() as i32, -1])?)
 }

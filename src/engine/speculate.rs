@@ -19,18 +19,13 @@ pub enum Speculation {
     /// From the prompt and the answer: what followed the last words when they were said before (prompt lookup decoding,
     /// Saxena 2023). Up to so many tokens.
     Lookup(usize),
-    /// From a smaller model with the same vocabulary, which sees no pictures. So many tokens.
-    Draft(Box<dyn Model>, usize),
+    /// From a smaller model with the same vocabulary, which sees no images. So many tokens.
+    Draft(Model, usize),
 }
 
 impl Speculation {
     /// Guesses by a smaller model, whose tokenizer must be the same.
-    pub fn draft(
-        model: Box<dyn Model>,
-        its: &Tokenizer,
-        tokenizer: &Tokenizer,
-        num_draft_tokens: usize,
-    ) -> Result<Self> {
+    pub fn draft(model: Model, its: &Tokenizer, tokenizer: &Tokenizer, num_draft_tokens: usize) -> Result<Self> {
         ensure!(
             its.has_vocabulary_of(tokenizer),
             "the draft model has another vocabulary; take one of the same family"
@@ -47,10 +42,10 @@ impl Speculation {
                 let text = |segment: &&Segment| matches!(segment, Segment::Text(_));
                 let segments: Vec<Segment> = prompt.segments.iter().filter(text).cloned().collect();
                 let prompt = Prompt { text: String::new(), segments, images: Vec::new() };
-                if prompt.is_empty() || prompt.len() + 1 >= model.max_position_embeddings() {
+                if prompt.is_empty() || prompt.len() + 1 >= model.text.max_position_embeddings() {
                     return Ok(Proposer::None);
                 }
-                let sequence = Sequence::new(model.as_ref(), &prompt)?;
+                let sequence = Sequence::new(model, &prompt)?;
                 Proposer::Draft(Draft { prompt_len: prompt.len(), sequence, most: *most })
             }
         })
@@ -123,7 +118,7 @@ const STEP: usize = 512;
 impl Draft<'_> {
     fn propose(&mut self, answer: &Answer, most: usize) -> Result<Vec<u32>> {
         let sequence = &mut self.sequence;
-        let room = sequence.model().max_position_embeddings().saturating_sub(self.prompt_len + 1);
+        let room = sequence.model().text.max_position_embeddings().saturating_sub(self.prompt_len + 1);
         let generated = &answer.generation.tokens;
         let most = most.min(self.most).min(room.saturating_sub(generated.len()));
         // Up to where the guesses of last time were right; what follows is dropped.

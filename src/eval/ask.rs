@@ -11,7 +11,7 @@ use super::question::group;
 use super::record::{OnRecord, Record};
 use crate::engine::Engine;
 use crate::engine::queue::{self, Progress};
-use crate::processor::{Message, PictureSizes, Processor};
+use crate::processor::{ImageSizes, Message, Processor};
 use crate::rows::{Ask, Defaults, Fields, Row};
 
 /// A question that was found to be good.
@@ -30,7 +30,7 @@ pub struct Asked {
 pub struct Asking {
     /// What holds for rows that say nothing else.
     pub defaults: Defaults,
-    /// What is asked where a row has a picture and no question.
+    /// What is asked where a row has an image and no question.
     pub prompt: Option<String>,
     /// What is added to every question, on a line of its own.
     pub instruction: Option<String>,
@@ -50,7 +50,7 @@ impl Asking {
         mut fields: Fields,
         folder: &Path,
         processor: &Processor,
-        sizes: &mut PictureSizes,
+        sizes: &mut ImageSizes,
     ) -> Result<(Asked, Vec<String>)> {
         let id = fields.take("id", "a value")?;
         let group = group(&mut fields)?;
@@ -64,7 +64,7 @@ impl Asking {
             }
         }
         self.name_the_prompt(&mut fields)?;
-        let mut row = Row::read(fields, &self.defaults, folder)?;
+        let mut row = Row::read(fields, &self.defaults, processor, folder)?;
         if let Ask::Chat(messages) = &mut row.ask
             && messages.last().is_some_and(|last| last.role == "assistant")
             && let Some(answer) = messages.pop()
@@ -104,13 +104,13 @@ impl Asking {
     }
 
     /// Makes sure that a question can be asked.
-    pub fn ask(&self, record: Record, row: Row, processor: &Processor, sizes: &mut PictureSizes) -> Result<Asked> {
+    pub fn ask(&self, record: Record, row: Row, processor: &Processor, sizes: &mut ImageSizes) -> Result<Asked> {
         let positions = row.check(processor, &self.defaults, sizes)?;
         let most = self.max_position_embeddings;
         ensure!(
             positions < most,
-            "the prompt takes {positions} positions, more than the model's context of {most} leaves; shorten it, or give a \
-             smaller --num-crops"
+            "the prompt takes {positions} positions, more than the model's context of {most} leaves; shorten it, or give \
+             smaller images"
         );
         let prompt = match &row.ask {
             Ask::Text(text) => text.clone(),

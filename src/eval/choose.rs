@@ -11,7 +11,7 @@ use super::ask::{Asked, Asking};
 use super::question::{Form, Question, find_letter, letter, lettered};
 use super::record::{OnRecord, Record};
 use crate::engine::{Engine, Request};
-use crate::processor::{PictureSizes, Processor};
+use crate::processor::{ImageSizes, Processor};
 use crate::rows::{Defaults, Fields};
 
 /// What makes an option the model's.
@@ -47,9 +47,9 @@ impl Posed {
         fields: Fields,
         folder: &Path,
         processor: &Processor,
-        sizes: &mut PictureSizes,
+        sizes: &mut ImageSizes,
     ) -> Result<(Self, Vec<String>)> {
-        let (question, unused) = Question::read(fields, folder)?;
+        let (question, unused) = Question::read(fields, folder, &|index| processor.placeholder(index))?;
         // Without a template, texts as lm-eval writes them: the model goes on after "Answer:".
         let plain = !asking.defaults.chat_template;
         let mut text = match by {

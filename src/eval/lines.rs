@@ -21,7 +21,7 @@ impl Summary {
                 |Group { name, figure }: &Group| format!("{name:width$}  {} of {}", shown(figure), rows(figure.rows));
             lines.extend(self.groups.iter().take(MOST_GROUPS).map(line));
             if self.groups.len() > MOST_GROUPS {
-                lines.push(format!("and {} groups more, which --json has", self.groups.len() - MOST_GROUPS));
+                lines.push(format!("and {} groups more, which `json` has", self.groups.len() - MOST_GROUPS));
             }
         }
         if let Some(Positions { median, percentile_99, max, ranges }) = &self.positions {

@@ -1,4 +1,4 @@
-//! A page for people: the figures, and the rows that went wrong with their pictures, all in one file.
+//! A page for people: the figures, and the rows that went wrong with their images, all in one file.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const MOST_ROWS: usize = 200;
 /// Rows that are shown where none is simply wrong.
 const WORST_ROWS: usize = 20;
 
-/// The longer side of a picture on the page, in pixels.
+/// The longer side of an image on the page, in pixels.
 const PICTURE: u32 = 440;
 
 /// What a page shows.
@@ -37,9 +37,9 @@ pub struct Page<'a> {
     pub records: &'a [Record],
     /// The other model's, where there is one.
     pub others: &'a [Record],
-    /// The rows' pictures.
-    pub pictures: &'a BTreeMap<u64, Vec<ImageSource>>,
-    /// How large pictures may be.
+    /// The rows' images.
+    pub images: &'a BTreeMap<u64, Vec<ImageSource>>,
+    /// How large images may be.
     pub limits: ImageLimits,
 }
 
@@ -73,7 +73,7 @@ impl Page<'_> {
             "heading": heading,
             "groups": groups.iter().map(group).collect::<Vec<_>>(),
             "ranges": ranges.collect::<Vec<_>>(),
-            "pictures": worst.iter().any(|record| !record.images.is_empty()),
+            "images": worst.iter().any(|record| !record.images.is_empty()),
             "answers": worst.iter().any(|record| record.answer.is_some()),
             "other_answers": self.others.iter().any(|record| record.answer.is_some()),
             "cases": worst.into_iter().map(|record| self.case(record)).collect::<Vec<_>>(),
@@ -101,11 +101,11 @@ impl Page<'_> {
         let score = |(name, score): (&String, &f64)| json!({ "name": name, "value": format!("{score:.3}") });
         let options = record.options.iter().map(|option| format!("\n· {option}"));
         let other = self.others.iter().find(|other| other.row == record.row);
-        let pictures = self.pictures.get(&record.row).map_or(&[][..], |pictures| pictures);
+        let images = self.images.get(&record.row).map_or(&[][..], |images| images);
         json!({
             "row": record.row,
             "prompt": record.prompt.clone() + &options.collect::<String>(),
-            "pictures": pictures.iter().filter_map(|source| self.picture(source)).collect::<Vec<_>>(),
+            "images": images.iter().filter_map(|source| self.image(source)).collect::<Vec<_>>(),
             "answer": record.answer.as_ref().or(record.error.as_ref()),
             "references": record.references,
             "other": other.and_then(|other| other.answer.clone()),
@@ -113,23 +113,22 @@ impl Page<'_> {
         })
     }
 
-    /// A small copy as a `data:` address; none of a picture that is gone.
-    fn picture(&self, source: &ImageSource) -> Option<String> {
-        let picture = images::load(source, &self.limits).ok()?;
-        let (width, height) = picture.dimensions();
+    /// A small copy as a `data:` address; none of an image that is gone.
+    fn image(&self, source: &ImageSource) -> Option<String> {
+        let image = images::load(source, &self.limits).ok()?;
+        let (width, height) = image.dimensions();
         let scale = f64::from(PICTURE) / f64::from(width.max(height));
         let side = |len: u32| ((f64::from(len) * scale).round() as u32).max(1);
-        let small =
-            if scale < 1.0 { resize(&picture, side(width), side(height), FilterType::Triangle) } else { picture };
+        let small = if scale < 1.0 { resize(&image, side(width), side(height), FilterType::Triangle) } else { image };
         Some(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg(&small)?)))
     }
 }
 
-fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
+fn jpeg(image: &RgbImage) -> Option<Vec<u8>> {
     let mut compress = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
-    compress.set_size(picture.width() as usize, picture.height() as usize);
+    compress.set_size(image.width() as usize, image.height() as usize);
     compress.set_quality(80.0);
     let mut started = compress.start_compress(Vec::new()).ok()?;
-    started.write_scanlines(picture.as_raw()).ok()?;
+    started.write_scanlines(image.as_raw()).ok()?;
     started.finish().ok()
 }

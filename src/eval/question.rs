@@ -11,7 +11,7 @@
 //! | ScienceQA, AI2D | `question`, `hint` before it | `choices` or `options` | `answer` |
 //! | others | `question` or `prompt` | `choices` or `options` | `answer` |
 //!
-//! Pictures are in `image`, `images`, or `image_1` to `image_7`; the group in `group`, `subject`, `category`, `subfield` or
+//! Images are in `image`, `images`, or `image_1` to `image_7`; the group in `group`, `subject`, `category`, `subfield` or
 //! `activity_label`, the first of them that is there.
 //!
 //! The right option is a whole number, which is an index from 0, or a text. Where options have labels, the text is one of
@@ -20,8 +20,8 @@
 
 mod answer;
 mod correct;
+mod images;
 mod literal;
-mod pictures;
 mod wikihow;
 
 use std::path::Path;
@@ -41,9 +41,9 @@ pub struct Question {
     pub id: Option<Value>,
     /// What it is about: rows of a group have a figure of their own.
     pub group: Option<String>,
-    /// What is asked, with `<|image_N|>` where pictures stand; without any, they come first.
+    /// What is asked, with placeholders where images stand; without any, they come first.
     pub text: String,
-    /// Pictures by number: first those of the text, then those of the options.
+    /// Images by number: first those of the text, then those of the options.
     pub images: Vec<ImageSource>,
     /// What can be answered, two options at least.
     pub options: Vec<String>,
@@ -68,11 +68,11 @@ const TEXT: &str = "a text";
 const MOST_OPTIONS: usize = 26;
 
 impl Question {
-    /// Reads a row. Paths of pictures start from `folder`. The second value are keys that mean nothing here.
+    /// Reads a row. Paths of images start from `folder`. The second value are keys that mean nothing here.
     ///
     /// # Errors
     /// When something is missing, or the right option cannot be told.
-    pub fn read(mut fields: Fields, folder: &Path) -> Result<(Self, Vec<String>)> {
+    pub fn read(mut fields: Fields, folder: &Path, placeholder: &images::Placeholder) -> Result<(Self, Vec<String>)> {
         if let Some(kind) = fields.take::<String>("question_type", TEXT)? {
             ensure!(kind.starts_with("multi"), "question_type: only multiple-choice questions are read, not {kind}");
         }
@@ -87,7 +87,7 @@ impl Question {
         };
         options.check()?;
         let correct = options.take_correct(&mut fields)?;
-        let images = pictures::take(&mut fields, &mut text, &mut options.texts, folder)?;
+        let images = images::take(&mut fields, &mut text, &mut options.texts, folder, placeholder)?;
         let mut id = fields.take("id", "anything")?;
         if id.is_none() && form == Form::Continuation {
             id = fields.take("ind", "a number")?;

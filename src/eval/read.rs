@@ -35,7 +35,7 @@ pub fn perplexity(
 }
 
 /// How far the predictions of a model are from those of `reference`, a model with the same vocabulary, which reads the same
-/// pictures: the scores `kl`, `same`, `loss` and `reference_loss` of each passage are sums over its tokens.
+/// images: the scores `kl`, `same`, `loss` and `reference_loss` of each passage are sums over its tokens.
 pub fn divergence(
     reading: &Reading,
     reference: &Reading,

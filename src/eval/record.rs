@@ -25,7 +25,7 @@ pub struct Record {
     /// What was asked, or the beginning of the text that was to be predicted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt: String,
-    /// The pictures' names.
+    /// The images' names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     /// Between which answers there was to choose.
@@ -67,7 +67,7 @@ impl Record {
     fn check(&self) -> Result<()> {
         ensure!(
             self.scores.values().chain(&self.log_likelihoods).all(|score| score.is_finite()),
-            "row {}: the model computes numbers that are none (NaN); --dtype float32 may help, or its weights are damaged",
+            "row {}: the model computes numbers that are none (NaN); `dtype` float32 may help, or its weights are damaged",
             self.row
         );
         Ok(())
@@ -127,10 +127,10 @@ impl Results {
             match rows.get(records.len()) {
                 Some(&row) if row == record.row => records.push(record),
                 Some(row) => bail!(
-                    "line {number} of {name} answers row {}, where row {row} is expected; --force begins anew",
+                    "line {number} of {name} answers row {}, where row {row} is expected; `force` begins anew",
                     record.row
                 ),
-                None => bail!("{name} has more lines than there are rows; --force begins anew"),
+                None => bail!("{name} has more lines than there are rows; `force` begins anew"),
             }
             Ok(())
         })?;

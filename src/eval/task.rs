@@ -28,7 +28,7 @@ pub enum Task {
     Caption(Vec<CaptionMetric>),
 }
 
-/// How near a caption is to others of the same picture.
+/// How near a caption is to others of the same image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CaptionMetric {

@@ -1,4 +1,4 @@
-//! What the text decoders share: tokens in, blocks in a row, logits out.
+//! What text decoders share: tokens in, layers one after the other, logits out.
 
 use std::ops::Range;
 
@@ -9,15 +9,17 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Deserialize;
 
-use super::{Model, Row, Whole};
+use super::{Decoder, ModelDims, Row, VisionDims};
 use crate::cache::{Cache, CacheSettings, CacheShape, SINKS, cached_attention};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, RopeFactors, attention, split};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, attention, split};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Config {
+    #[serde(default)]
+    model_type: String,
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub num_hidden_layers: i32,
@@ -47,6 +49,11 @@ pub(super) enum HiddenAct {
 }
 
 impl Config {
+    /// Whether published checkpoints have biases of queries, keys and values.
+    pub(super) fn qkv_bias(&self) -> bool {
+        self.model_type.starts_with("qwen2")
+    }
+
     pub(super) fn num_key_value_heads(&self) -> i32 {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
@@ -60,19 +67,32 @@ impl Config {
         (window > 0 && self.use_sliding_window != Some(false)).then_some(window)
     }
 
-    pub(super) fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            num_hidden_layers: self.num_hidden_layers.max(0) as usize,
-            num_key_value_heads: self.num_key_value_heads().max(0) as usize,
-            head_dim: self.head_dim().max(0) as usize,
+    /// The sizes of a model with this language part.
+    pub(super) fn dims(&self, vision: Option<VisionDims>) -> ModelDims {
+        let size = |size: i32| size.max(0) as usize;
+        ModelDims {
+            hidden_size: size(self.hidden_size),
+            intermediate_size: size(self.intermediate_size),
+            vocab_size: size(self.vocab_size),
+            num_attention_heads: size(self.num_attention_heads),
+            max_position_embeddings: self.rope.max_position_embeddings,
+            cache: CacheShape {
+                num_hidden_layers: size(self.num_hidden_layers),
+                num_key_value_heads: size(self.num_key_value_heads()),
+                head_dim: size(self.head_dim()),
+            },
+            vision,
         }
     }
 
+    /// The attention of layers that are all alike.
+    pub(super) fn layer(&self) -> LayerSpec {
+        let scale = (self.head_dim() as f32).powf(-0.5);
+        LayerSpec { window: self.sliding_window(), rope: 0, scale, softcap: None }
+    }
+
     /// Sizes that no model has are refused here, so that arithmetic with them cannot overflow.
-    fn check(&self, activations: &[HiddenAct]) -> Result<()> {
-        let act = self.hidden_act;
-        ensure!(activations.contains(&act), "config.json: hidden_act is {act:?}, where this model has {activations:?}");
-        ensure!(self.use_sliding_window != Some(true), "config.json: use_sliding_window: true is not supported");
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 24),
@@ -94,48 +114,66 @@ impl Config {
     }
 }
 
-/// What the blocks of one forward pass are told, and where they put keys and values. `n` is the number of new positions of
-/// all rows, one row after the other.
+/// The attention of one layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LayerSpec {
+    /// How many positions it attends to, its own included; none for all.
+    pub window: Option<usize>,
+    /// Which of the model's rotary embeddings it has.
+    pub rope: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Scores become `softcap · tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+}
+
+/// What the layers of one forward pass share, and the KV caches that they append to. `n` is the number of new tokens of all
+/// rows, one row after the other.
 pub(super) struct Step<'a, 'c> {
-    rope: &'a Rope,
-    /// New positions of each row, and its factors.
-    places: Vec<(Vec<i32>, RopeFactors)>,
-    /// What rows remember; none where they are read whole.
-    caches: Option<&'a mut [Row<'c>]>,
-    mask: Mask,
+    ropes: &'a [Rope],
+    rows: &'a mut [Row<'c>],
+    /// The layer that is computed.
     layer: usize,
+    spec: LayerSpec,
 }
 
 impl Step<'_, '_> {
-    /// Turns queries or keys `[1, heads, n, head_dim]` of the new positions.
+    /// Rotates queries or keys `[1, heads, n, head_dim]` to the positions of their tokens.
     pub(super) fn rotate(&self, x: &Array) -> Result<Array, Exception> {
-        self.rope.forward(x, &self.places)
+        let rows: Vec<_> = self.rows.iter().map(|row| (&row.placement.positions[..], row.placement.factors)).collect();
+        self.ropes[self.spec.rope].forward(x, &rows)
     }
 
-    /// Lets queries `[1, heads, n, head_dim]` look at keys and values `[1, kv_heads, n, head_dim]` of their rows, which are
-    /// appended to what the rows remember: `[1, n, heads · head_dim]`.
+    /// Attention of queries `[1, heads, n, head_dim]` to keys and values `[1, kv_heads, n, head_dim]` of their rows, which
+    /// are appended to the rows' caches: `[1, n, heads · head_dim]`.
     pub(super) fn attend(&mut self, queries: &Array, keys: &Array, values: &Array) -> Result<Array, Exception> {
-        let scale = (queries.dim(3) as f32).powf(-0.5);
-        let Some(rows) = &mut self.caches else { return self.attend_whole(queries, keys, values, scale) };
+        let mask = mask(self.spec.window, self.rows.first().and_then(|row| row.cache.as_ref()?.settings().max_size));
+        if self.rows.iter().any(|row| row.cache.is_none()) {
+            return self.attend_whole(queries, keys, values, mask);
+        }
         let mut start = 0;
-        for row in rows.iter_mut() {
-            let range = start..start + row.n as i32;
+        for row in self.rows.iter_mut() {
+            let range = start..start + row.len() as i32;
             let new = |from: &Array| from.try_index((0, .., range.clone(), ..));
-            row.cache.append(self.layer, &new(keys)?, &new(values)?)?;
+            if let Some(cache) = &mut row.cache {
+                cache.append(self.layer, &new(keys)?, &new(values)?)?;
+            }
             start = range.end;
         }
-        let rows: Vec<_> = rows.iter().map(|row| (row.n, row.cache.blocks(self.layer))).collect();
-        cached_attention(queries, &rows, scale, self.mask)
+        let rows = self.rows.iter().filter_map(|row| Some((row.len(), row.cache.as_ref()?.blocks(self.layer))));
+        let rows: Vec<_> = rows.collect();
+        cached_attention(queries, &rows, self.spec.scale, mask)
     }
 
-    /// The same where nothing is remembered, and gradients are wanted.
-    fn attend_whole(&self, queries: &Array, keys: &Array, values: &Array, scale: f32) -> Result<Array, Exception> {
-        if self.places.len() == 1 {
-            return attention(queries, keys, values, scale, self.mask);
+    /// The same without caches, differentiable.
+    fn attend_whole(&self, queries: &Array, keys: &Array, values: &Array, mask: Mask) -> Result<Array, Exception> {
+        let scale = self.spec.scale;
+        if self.rows.len() == 1 {
+            return attention(queries, keys, values, scale, mask);
         }
         // Rows of one length that follow one another are a batch: how many rows, and how long.
-        let runs = self.places.chunk_by(|(a, _), (b, _)| a.len() == b.len());
-        let runs: Vec<(i32, i32)> = runs.map(|run| (run.len() as i32, run[0].0.len() as i32)).collect();
+        let runs = self.rows.chunk_by(|a, b| a.len() == b.len());
+        let runs: Vec<(i32, i32)> = runs.map(|run| (run.len() as i32, run[0].len() as i32)).collect();
         let batches = |all: &Array| -> Result<Vec<Array>, Exception> {
             let batches = split(all, runs.iter().map(|(rows, n)| rows * n), 2)?;
             let batch = |(batch, &(rows, n)): (&Array, &(i32, i32))| {
@@ -144,16 +182,33 @@ impl Step<'_, '_> {
             batches.iter().zip(&runs).map(batch).collect()
         };
         let (queries, keys, values) = (batches(queries)?, batches(keys)?, batches(values)?);
-        let seen = queries.iter().zip(&keys).zip(&values).map(|((queries, keys), values)| {
-            let seen = attention(queries, keys, values, scale, self.mask)?;
-            seen.reshape(&[1, -1, seen.dim(2)])
+        let outputs = queries.iter().zip(&keys).zip(&values).map(|((queries, keys), values)| {
+            let output = attention(queries, keys, values, scale, mask)?;
+            output.reshape(&[1, -1, output.dim(2)])
         });
-        concatenate(&seen.collect::<Result<Vec<_>, _>>()?, 1)
+        concatenate(&outputs.collect::<Result<Vec<_>, _>>()?, 1)
+    }
+}
+
+/// The attention sinks and the window of a layer, with caches of at most `max_size` positions.
+fn sinks_and_window(window: Option<usize>, max_size: Option<usize>) -> (usize, Option<usize>) {
+    match (window, max_size) {
+        (Some(window), None) => (0, Some(window)),
+        (Some(window), Some(size)) if window <= size => (0, Some(window)),
+        (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
+        (None, None) => (0, None),
+    }
+}
+
+fn mask(window: Option<usize>, max_size: Option<usize>) -> Mask {
+    match sinks_and_window(window, max_size) {
+        (sinks, Some(window)) => Mask::Window { sinks, window },
+        (_, None) => Mask::Causal,
     }
 }
 
 /// A decoder layer.
-pub(super) trait Block {
+pub(super) trait DecoderLayer {
     /// The activations that its MLP may have.
     const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Silu];
 
@@ -161,64 +216,68 @@ pub(super) trait Block {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception>;
 }
 
-/// A decoder with blocks of one kind.
-pub(super) struct CausalLm<B> {
-    embed_tokens: Embedding,
-    pub layers: Vec<B>,
-    pub norm: RmsNorm,
-    /// What embeddings are multiplied with.
+/// What distinguishes decoders around their layers.
+pub(super) struct Style {
+    /// What embeddings are multiplied by.
     pub embed_scale: Option<f32>,
+    /// Whether the weight of the last norm is stored less one.
+    pub norm_less_one: bool,
+    /// The attention of each layer.
+    pub layers: Vec<LayerSpec>,
+    /// The rotary embeddings that layers name.
+    pub ropes: Vec<Rope>,
+}
+
+impl Style {
+    /// Plain: all layers alike.
+    pub(super) fn plain(c: &Config) -> Result<Self> {
+        c.check_sizes()?;
+        Ok(Self {
+            embed_scale: None,
+            norm_less_one: false,
+            layers: vec![c.layer(); c.num_hidden_layers.max(0) as usize],
+            ropes: vec![Rope::new(&c.rope, c.head_dim())?],
+        })
+    }
+}
+
+/// A decoder with layers of one kind.
+pub(super) struct CausalLm<L> {
+    embed_tokens: Embedding,
+    layers: Vec<L>,
+    norm: RmsNorm,
     /// None where the embedding table serves.
     lm_head: Option<Linear>,
-    rope: Rope,
-    sliding_window: Option<usize>,
+    style: Style,
     max_position_embeddings: usize,
 }
 
-impl<B: Block> CausalLm<B> {
-    /// Builds the model at `w`, its layers with `block`.
-    pub(super) fn load(c: &Config, w: &Scope, block: impl Fn(&Scope) -> B) -> Result<Self> {
-        c.check(B::ACTIVATIONS)?;
+impl<L: DecoderLayer> CausalLm<L> {
+    /// Builds the model at `w`, its layers with `layer`.
+    pub(super) fn load(c: &Config, w: &Scope, style: Style, layer: impl Fn(&Scope) -> L) -> Result<Self> {
+        let (act, known) = (c.hidden_act, L::ACTIVATIONS);
+        ensure!(known.contains(&act), "config.json: hidden_act is {act:?}, where this model has {known:?}");
+        ensure!(c.use_sliding_window != Some(true), "config.json: use_sliding_window: true is not supported");
         let model = w.pp("model");
-        let layers = model.pp("layers");
+        let (layers, norm) = (model.pp("layers"), model.pp("norm"));
         Ok(Self {
             embed_tokens: Embedding::load(&model.pp("embed_tokens"), c.vocab_size, c.hidden_size),
-            layers: (0..c.num_hidden_layers).map(|i| block(&layers.pp(i))).collect(),
-            norm: RmsNorm::load(&model.pp("norm"), c.hidden_size, c.rms_norm_eps),
+            layers: (0..c.num_hidden_layers).map(|i| layer(&layers.pp(i))).collect(),
+            norm: match style.norm_less_one {
+                true => RmsNorm::load_less_one(&norm, c.hidden_size, c.rms_norm_eps),
+                false => RmsNorm::load(&norm, c.hidden_size, c.rms_norm_eps),
+            },
             lm_head: (!c.tie_word_embeddings).then(|| Linear::load(&w.pp("lm_head"), c.hidden_size, c.vocab_size)),
-            rope: Rope::new(&c.rope, c.head_dim())?,
-            sliding_window: c.sliding_window(),
-            embed_scale: None,
+            style,
             max_position_embeddings: c.rope.max_position_embeddings,
         })
     }
 }
 
-impl<B: Block> CausalLm<B> {
-    /// How far positions see back, and how many first ones they see besides, with caches of this size.
-    fn window(&self, max_size: Option<usize>) -> (usize, Option<usize>) {
-        match (self.sliding_window, max_size) {
-            (Some(window), None) => (0, Some(window)),
-            (Some(window), Some(size)) if window <= size => (0, Some(window)),
-            (_, Some(size)) => (SINKS, Some(size.saturating_sub(SINKS).max(1))),
-            (None, None) => (0, None),
-        }
-    }
-
-    fn pass(&self, layers: Range<usize>, x: &Array, mut step: Step) -> Result<Array, Exception> {
-        let mut x = x.clone();
-        for (index, layer) in self.layers.iter().enumerate().take(layers.end).skip(layers.start) {
-            step.layer = index;
-            x = layer.forward(&x, &mut step)?;
-        }
-        Ok(x)
-    }
-}
-
-impl<B: Block> Model for CausalLm<B> {
+impl<L: DecoderLayer> Decoder for CausalLm<L> {
     fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
         let x = self.embed_tokens.forward(ids)?;
-        match self.embed_scale {
+        match self.style.embed_scale {
             // Rounded to the type of the embeddings, as the reference does it.
             Some(scale) => x.multiply(Array::from_f32(scale).as_dtype(x.dtype())?),
             None => Ok(x),
@@ -229,34 +288,24 @@ impl<B: Block> Model for CausalLm<B> {
         Cache::new(self.layers.len(), self.rope_factors(len), settings)
     }
 
-    fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
-        let max_size = rows.first().and_then(|row| row.cache.settings().max_size);
-        let (sinks, window) = self.window(max_size);
-        let mask = window.map_or(Mask::Causal, |window| Mask::Window { sinks, window });
-        let places = rows.iter().map(|row| {
-            let start = row.cache.len() as i32;
-            ((start..start + row.n as i32).collect(), row.cache.factors)
-        });
-        let places = places.collect();
-        let x =
-            self.pass(0..self.layers.len(), x, Step { rope: &self.rope, places, caches: Some(rows), mask, layer: 0 })?;
-        for row in rows {
-            row.cache.advance(row.n, sinks, window);
-        }
-        self.norm.forward(&x)
-    }
-
     fn num_layers(&self) -> usize {
         self.layers.len()
     }
 
-    fn read(&self, layers: Range<usize>, x: &Array, rows: &[Whole]) -> Result<Array, Exception> {
-        let (sinks, window) = self.window(None);
-        // Of positions in a row: where some are left out, a window reaches a little further.
-        let mask = window.map_or(Mask::Causal, |window| Mask::Window { sinks, window });
-        let places = rows.iter().map(|row| (row.positions.clone(), row.factors)).collect();
+    fn forward(&self, layers: Range<usize>, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
+        let mut x = x.clone();
+        let Style { ropes, layers: specs, .. } = &self.style;
         let last = layers.end == self.layers.len();
-        let x = self.pass(layers, x, Step { rope: &self.rope, places, caches: None, mask, layer: 0 })?;
+        for layer in layers {
+            let mut step = Step { ropes, rows, layer, spec: specs[layer] };
+            x = self.layers[layer].forward(&x, &mut step)?;
+        }
+        for row in rows {
+            let n = row.len();
+            let Some(cache) = &mut row.cache else { continue };
+            let max_size = cache.settings().max_size;
+            cache.advance(n, |layer| sinks_and_window(specs[layer].window, max_size));
+        }
         if last { self.norm.forward(&x) } else { Ok(x) }
     }
 
@@ -268,15 +317,15 @@ impl<B: Block> Model for CausalLm<B> {
     }
 
     fn rope_boundary(&self) -> Option<usize> {
-        self.rope.boundary()
+        self.style.ropes.iter().find_map(Rope::boundary)
     }
 
     fn max_position_embeddings(&self) -> usize {
         self.max_position_embeddings
     }
 
-    fn sliding_window(&self) -> Option<usize> {
-        self.sliding_window
+    fn windows(&self) -> Vec<Option<usize>> {
+        self.style.layers.iter().map(|spec| spec.window).collect()
     }
 }
 

@@ -1,20 +1,19 @@
 //! CLIP's vision tower (Radford et al. 2021), ViT-L/14 at 336 pixels in the published checkpoints.
 //! Reference: transformers, modeling_clip.py, CLIPVisionTransformer.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
-use serde_json::Value;
 
+use super::VisionDims;
 use crate::checkpoint::{Param, Scope};
 use crate::nn::{Embedding, LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
-use crate::processor::TILE;
 
-/// Phi-3-vision's `img_processor`, as far as the tower goes. Published checkpoints leave the tower's measures to the
-/// code; `vision_config` says them where they differ.
+/// The tower's side of `config.json`'s `img_processor`. Published checkpoints leave the tower's sizes to the code, which are
+/// those of ViT-L/14 at 336 pixels; `vision_config` has them where they differ.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Config {
     /// Which hidden state is the feature: 0 is the first layer's input, -1 the last layer's output.
@@ -24,62 +23,115 @@ pub(super) struct Config {
     vision_config: VisionConfig,
 }
 
-/// What the tensors do not show.
-#[derive(Debug, Clone, Default, Deserialize)]
-struct VisionConfig {
-    num_attention_heads: Option<i32>,
-    layer_norm_eps: Option<f32>,
-    hidden_act: Option<String>,
-}
-
 fn penultimate() -> i32 {
     -2
 }
 
-/// The tower's measures.
-struct Shape {
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+struct VisionConfig {
     hidden_size: i32,
     intermediate_size: i32,
-    num_attention_heads: i32,
-    num_positions: i32,
+    num_hidden_layers: i32,
+    /// A head is 64 wide unless something else is said.
+    num_attention_heads: Option<i32>,
     patch_size: i32,
-    layers: usize,
-    eps: f32,
+    image_size: i32,
+    layer_norm_eps: f32,
+    hidden_act: String,
 }
 
-impl Shape {
-    /// Width, depth and patch size as the tensors show them. A head is 64 wide unless the configuration says otherwise.
-    fn of(c: &VisionConfig, w: &Scope) -> Result<Self> {
-        let shape = |name: &str, axes: usize| {
-            let shape = w.shape(name).ok_or_else(|| anyhow!("the vision tower has no tensor {name}"))?;
-            ensure!(shape.len() == axes, "the vision tower's {name} has the shape {shape:?}");
-            Ok(shape)
-        };
-        let patches = shape("embeddings.patch_embedding.weight", 4)?; // [hidden, patch, patch, channels]
-        let hidden_size = patches[0];
-        if let Some(act) = c.hidden_act.as_deref().filter(|&act| act != "quick_gelu") {
-            bail!("vision_config.hidden_act: {act:?} is not supported, only quick_gelu");
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 1024,
+            intermediate_size: 4096,
+            num_hidden_layers: 24,
+            num_attention_heads: None,
+            patch_size: 14,
+            image_size: 336,
+            layer_norm_eps: 1e-5,
+            hidden_act: "quick_gelu".into(),
         }
-        let num_attention_heads = c.num_attention_heads.unwrap_or(hidden_size / 64);
+    }
+}
+
+impl Config {
+    /// An error unless the sizes make sense together.
+    pub(super) fn check(&self) -> Result<()> {
+        let c = &self.vision_config;
+        let sizes = [
+            ("hidden_size", c.hidden_size, 1 << 20),
+            ("intermediate_size", c.intermediate_size, 1 << 24),
+            ("num_hidden_layers", c.num_hidden_layers, 1 << 12),
+            ("image_size", c.image_size, 1 << 14),
+            ("patch_size", c.patch_size, c.image_size / 2),
+        ];
+        for (key, size, most) in sizes {
+            ensure!((1..=most).contains(&size), "vision_config.{key} is {size}, where 1 to {most} is expected");
+        }
         ensure!(
-            num_attention_heads > 0 && hidden_size % num_attention_heads == 0,
-            "vision_config.num_attention_heads: {num_attention_heads} heads do not divide a width of {hidden_size}"
+            c.image_size % (2 * c.patch_size) == 0,
+            "vision_config: patches of {} pixels do not divide a tile of {}",
+            c.patch_size,
+            c.image_size
         );
-        let (patch_size, num_positions) = (patches[1], shape("embeddings.position_embedding.weight", 2)?[0]);
-        let side = TILE as i32;
+        let heads = self.num_attention_heads();
         ensure!(
-            patch_size > 0 && side % (2 * patch_size) == 0 && (side / patch_size).pow(2) + 1 == num_positions,
-            "the vision tower has {num_positions} positions and patches of {patch_size}, which do not fit tiles of {side}"
+            heads > 0 && c.hidden_size % heads == 0,
+            "vision_config.num_attention_heads: {heads} heads do not divide a width of {}",
+            c.hidden_size
         );
-        Ok(Self {
-            hidden_size,
-            intermediate_size: shape("encoder.layers.0.mlp.fc1.bias", 1)?[0],
-            num_attention_heads,
-            num_positions,
-            patch_size,
-            layers: (0..).take_while(|i| w.shape(&format!("encoder.layers.{i}.layer_norm1.weight")).is_some()).count(),
-            eps: c.layer_norm_eps.unwrap_or(1e-5),
-        })
+        ensure!(
+            c.hidden_act == "quick_gelu",
+            "vision_config.hidden_act: {:?} is not supported, only quick_gelu",
+            c.hidden_act
+        );
+        Ok(())
+    }
+
+    fn num_attention_heads(&self) -> i32 {
+        self.vision_config.num_attention_heads.unwrap_or(self.vision_config.hidden_size / 64)
+    }
+
+    /// How many layers come before the feature.
+    fn used_layers(&self) -> Result<i32> {
+        let layers = self.vision_config.num_hidden_layers;
+        // Hidden states are one more than layers.
+        let used = if self.layer_idx < 0 { self.layer_idx + layers + 1 } else { self.layer_idx };
+        ensure!((0..=layers).contains(&used), "img_processor.layer_idx: {} of {layers} layers", self.layer_idx);
+        Ok(used)
+    }
+
+    /// The features' width.
+    pub(super) fn hidden_size(&self) -> i32 {
+        self.vision_config.hidden_size
+    }
+
+    /// Pixels on a side of an image.
+    pub(super) fn image_size(&self) -> i32 {
+        self.vision_config.image_size
+    }
+
+    /// Pixels on a side of a patch.
+    pub(super) fn patch_size(&self) -> i32 {
+        self.vision_config.patch_size
+    }
+
+    /// Patches on a side of an image.
+    fn patches_per_side(&self) -> i32 {
+        self.vision_config.image_size / self.vision_config.patch_size
+    }
+
+    /// Its sizes.
+    pub(super) fn dims(&self) -> VisionDims {
+        let c = &self.vision_config;
+        VisionDims {
+            hidden_size: c.hidden_size as usize,
+            intermediate_size: c.intermediate_size as usize,
+            num_hidden_layers: c.num_hidden_layers as usize,
+            patch_len: 3 * (c.patch_size as usize).pow(2),
+        }
     }
 }
 
@@ -92,14 +144,14 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(w: &Scope, s: &Shape) -> Self {
-        let linear = |name| Linear::load_with_bias(&w.pp(name), s.hidden_size, s.hidden_size);
+    fn load(w: &Scope, c: &Config) -> Self {
+        let linear = |name| Linear::load_with_bias(&w.pp(name), c.hidden_size(), c.hidden_size());
         Self {
             q_proj: linear("q_proj"),
             k_proj: linear("k_proj"),
             v_proj: linear("v_proj"),
             out_proj: linear("out_proj"),
-            heads: s.num_attention_heads,
+            heads: c.num_attention_heads(),
         }
     }
 
@@ -118,10 +170,10 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn load(w: &Scope, s: &Shape) -> Self {
+    fn load(w: &Scope, c: &Config) -> Self {
         Self {
-            fc1: Linear::load_with_bias(&w.pp("fc1"), s.hidden_size, s.intermediate_size),
-            fc2: Linear::load_with_bias(&w.pp("fc2"), s.intermediate_size, s.hidden_size),
+            fc1: Linear::load_with_bias(&w.pp("fc1"), c.hidden_size(), c.vision_config.intermediate_size),
+            fc2: Linear::load_with_bias(&w.pp("fc2"), c.vision_config.intermediate_size, c.hidden_size()),
         }
     }
 
@@ -130,20 +182,20 @@ impl Mlp {
     }
 }
 
-struct Block {
+struct EncoderLayer {
     layer_norm1: LayerNorm,
     self_attn: Attention,
     layer_norm2: LayerNorm,
     mlp: Mlp,
 }
 
-impl Block {
-    fn load(w: &Scope, s: &Shape) -> Self {
+impl EncoderLayer {
+    fn load(w: &Scope, c: &Config) -> Self {
         Self {
-            layer_norm1: LayerNorm::load(&w.pp("layer_norm1"), s.hidden_size, s.eps),
-            self_attn: Attention::load(&w.pp("self_attn"), s),
-            layer_norm2: LayerNorm::load(&w.pp("layer_norm2"), s.hidden_size, s.eps),
-            mlp: Mlp::load(&w.pp("mlp"), s),
+            layer_norm1: LayerNorm::load(&w.pp("layer_norm1"), c.hidden_size(), c.vision_config.layer_norm_eps),
+            self_attn: Attention::load(&w.pp("self_attn"), c),
+            layer_norm2: LayerNorm::load(&w.pp("layer_norm2"), c.hidden_size(), c.vision_config.layer_norm_eps),
+            mlp: Mlp::load(&w.pp("mlp"), c),
         }
     }
 
@@ -159,96 +211,48 @@ pub(super) struct Clip {
     class_embedding: Param,
     position_embedding: Embedding,
     pre_layrnorm: LayerNorm,
-    layers: Vec<Block>,
+    layers: Vec<EncoderLayer>,
     patch_size: i32,
+    patches_per_side: i32,
 }
 
 impl Clip {
     /// The tower at `w`. Layers behind the feature, and the norm after them, are left where they are.
     pub(super) fn load(c: &Config, w: &Scope) -> Result<Self> {
-        let s = Shape::of(&c.vision_config, w)?;
-        // Hidden states are one more than layers.
-        let used = usize::try_from(if c.layer_idx < 0 { c.layer_idx + s.layers as i32 + 1 } else { c.layer_idx });
-        let used = used.ok().filter(|&used| used <= s.layers);
-        let used = used.ok_or_else(|| anyhow!("img_processor.layer_idx: {} of {} layers", c.layer_idx, s.layers))?;
-
+        let used = c.used_layers()?;
+        let (hidden_size, patch_size, per_side) = (c.hidden_size(), c.patch_size(), c.patches_per_side());
         let (embeddings, layers) = (w.pp("embeddings"), w.pp("encoder.layers"));
-        (used..s.layers).for_each(|i| layers.pp(i).skip());
-        w.pp("post_layernorm").skip();
+        (used..c.vision_config.num_hidden_layers).for_each(|i| layers.pp(i).unused(|w| EncoderLayer::load(w, c)));
+        let eps = c.vision_config.layer_norm_eps;
+        w.pp("post_layernorm").unused(|w| LayerNorm::load(w, hidden_size, eps));
+        let patches = [hidden_size, patch_size, patch_size, 3];
+        let positions = per_side.pow(2) + 1;
         Ok(Self {
-            patch_embedding: Linear::load_patches(
-                &embeddings.pp("patch_embedding"),
-                &[s.hidden_size, s.patch_size, s.patch_size, 3],
-            )?,
-            class_embedding: embeddings.param("class_embedding", &[s.hidden_size]),
-            position_embedding: Embedding::load(&embeddings.pp("position_embedding"), s.num_positions, s.hidden_size),
-            pre_layrnorm: LayerNorm::load(&w.pp("pre_layrnorm"), s.hidden_size, s.eps),
-            layers: (0..used).map(|i| Block::load(&layers.pp(i), &s)).collect(),
-            patch_size: s.patch_size,
+            patch_embedding: Linear::load_patches(&embeddings.pp("patch_embedding"), &patches)?,
+            class_embedding: embeddings.param("class_embedding", &[hidden_size]),
+            position_embedding: Embedding::load(&embeddings.pp("position_embedding"), positions, hidden_size),
+            pre_layrnorm: LayerNorm::load(&w.pp("pre_layrnorm"), hidden_size, eps),
+            layers: (0..used).map(|i| EncoderLayer::load(&layers.pp(i), c)).collect(),
+            patch_size,
+            patches_per_side: per_side,
         })
-    }
-
-    /// The features' width.
-    pub(super) fn hidden_size(&self) -> i32 {
-        self.class_embedding.get().dim(0)
-    }
-
-    /// Patches in a line of a tile, and such lines.
-    pub(super) fn grid(&self) -> i32 {
-        TILE as i32 / self.patch_size
     }
 
     /// `[tiles, side, side, 3] -> [tiles, patches, hidden_size]`
     pub(super) fn forward(&self, pixels: &Array) -> Result<Array, Exception> {
-        let (tiles, patch, grid) = (pixels.dim(0), self.patch_size, self.grid());
+        let (tiles, patch, grid) = (pixels.dim(0), self.patch_size, self.patches_per_side);
         let patches = pixels
             .as_dtype(self.patch_embedding.dtype())?
             .reshape(&[tiles, grid, patch, grid, patch, 3])?
             .transpose_axes(&[0, 1, 3, 2, 4, 5])?
             .reshape(&[tiles, grid * grid, patch * patch * 3])?;
         let patches = self.patch_embedding.forward(&patches)?;
-        let class = broadcast_to(&*self.class_embedding.get(), &[tiles, 1, self.hidden_size()])?;
+        let class = broadcast_to(&*self.class_embedding.get(), &[tiles, 1, patches.dim(2)])?;
         let x = concatenate(&[class, patches], 1)?.add(self.position_embedding.table()?)?;
         let mut x = self.pre_layrnorm.forward(&x)?;
         for layer in &self.layers {
             x = layer.forward(&x)?;
         }
         x.try_index((.., 1.., ..)) // without the class
-    }
-}
-
-/// The vision tower's measures, in `img_processor.vision_config` of `config.json`: CLIP-L's where published checkpoints
-/// leave them to the code.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(default)]
-pub(crate) struct Tower {
-    pub(crate) hidden_size: usize,
-    pub(crate) intermediate_size: usize,
-    pub(crate) num_hidden_layers: usize,
-    pub(crate) patch_size: usize,
-}
-
-impl Default for Tower {
-    fn default() -> Self {
-        Self { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, patch_size: 14 }
-    }
-}
-
-impl Tower {
-    /// Positions of a tile: its patches and the class.
-    pub(crate) fn num_positions(&self) -> usize {
-        (TILE as usize / self.patch_size).pow(2) + 1
-    }
-
-    /// By a whole `config.json`.
-    pub(crate) fn of(config: &Value) -> Result<Self> {
-        let tower = config.pointer("/img_processor/vision_config").map(Self::deserialize).transpose();
-        let tower = tower.context("config.json: img_processor.vision_config")?.unwrap_or_default();
-        ensure!(
-            (1..=TILE as usize / 2).contains(&tower.patch_size),
-            "config.json: img_processor.vision_config.patch_size: {} does not fit tiles of {TILE}",
-            tower.patch_size
-        );
-        Ok(tower)
     }
 }

@@ -5,30 +5,26 @@ use anyhow::Result;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::Arch;
-use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step};
+use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step, Style};
 use super::llama::Attention;
+use super::{Arch, Model};
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, geglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["gemma"],
-    load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
+    load: |files, w| Ok(Model::of_text(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
-    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
+    dims: |files| Ok(files.parse::<Config>()?.dims(None)),
+    images: None,
     role: |_| Role::Text,
-    has_vision: false,
     stop_tokens: &["<end_of_turn>"],
 };
 
-fn load(c: &Config, w: &Scope) -> Result<CausalLm<Block>> {
-    let mut model = CausalLm::load(c, w, |w| Block::load(w, c))?;
-    for norm in model.layers.iter_mut().flat_map(Block::norms).chain([&mut model.norm]) {
-        norm.add_one();
-    }
-    model.embed_scale = Some((c.hidden_size as f32).sqrt());
-    Ok(model)
+fn load(c: &Config, w: &Scope) -> Result<CausalLm<DecoderLayer>> {
+    let style = Style { embed_scale: Some((c.hidden_size as f32).sqrt()), norm_less_one: true, ..Style::plain(c)? };
+    CausalLm::load(c, w, style, |w| DecoderLayer::load(w, c))
 }
 
 struct Mlp {
@@ -51,16 +47,16 @@ impl Mlp {
     }
 }
 
-struct Block {
+struct DecoderLayer {
     self_attn: Attention,
     mlp: Mlp,
     input_layernorm: RmsNorm,
     post_attention_layernorm: RmsNorm,
 }
 
-impl Block {
+impl DecoderLayer {
     fn load(w: &Scope, c: &Config) -> Self {
-        let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
+        let norm = |name| RmsNorm::load_less_one(&w.pp(name), c.hidden_size, c.rms_norm_eps);
         Self {
             self_attn: Attention::load(&w.pp("self_attn"), c),
             mlp: Mlp::load(&w.pp("mlp"), c),
@@ -68,13 +64,9 @@ impl Block {
             post_attention_layernorm: norm("post_attention_layernorm"),
         }
     }
-
-    fn norms(&mut self) -> [&mut RmsNorm; 2] {
-        [&mut self.input_layernorm, &mut self.post_attention_layernorm]
-    }
 }
 
-impl causal_lm::Block for Block {
+impl causal_lm::DecoderLayer for DecoderLayer {
     const ACTIVATIONS: &'static [HiddenAct] = &[HiddenAct::Gelu, HiddenAct::GeluPytorchTanh];
 
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {

@@ -5,24 +5,26 @@ use anyhow::Result;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
-use super::Arch;
-use super::causal_lm::{self, CausalLm, Config, Step};
+use super::causal_lm::{self, CausalLm, Config, Step, Style};
+use super::{Arch, Model};
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["llama", "mistral", "qwen2"],
-    load: |files, w| {
-        let c: Config = files.parse()?;
-        Ok(Box::new(CausalLm::load(&c, w, |w| Block::load(w, &c))?))
-    },
+    load: |files, w| Ok(Model::of_text(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
-    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
+    dims: |files| Ok(files.parse::<Config>()?.dims(None)),
+    images: None,
     role: |_| Role::Text,
-    has_vision: false,
     stop_tokens: &[],
 };
+
+/// The text model at `w`.
+pub(super) fn load(c: &Config, w: &Scope) -> Result<CausalLm<DecoderLayer>> {
+    CausalLm::load(c, w, Style::plain(c)?, |w| DecoderLayer::load(w, c))
+}
 
 pub(super) struct Attention {
     q_proj: Linear,
@@ -36,12 +38,12 @@ pub(super) struct Attention {
 impl Attention {
     pub(super) fn load(w: &Scope, c: &Config) -> Self {
         let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads(), c.head_dim());
-        let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output);
+        let linear = |name, input, output, bias| Linear::load_with_optional_bias(&w.pp(name), input, output, bias);
         Self {
-            q_proj: linear("q_proj", c.hidden_size, heads * head_dim),
-            k_proj: linear("k_proj", c.hidden_size, kv_heads * head_dim),
-            v_proj: linear("v_proj", c.hidden_size, kv_heads * head_dim),
-            o_proj: linear("o_proj", heads * head_dim, c.hidden_size),
+            q_proj: linear("q_proj", c.hidden_size, heads * head_dim, c.qkv_bias()),
+            k_proj: linear("k_proj", c.hidden_size, kv_heads * head_dim, c.qkv_bias()),
+            v_proj: linear("v_proj", c.hidden_size, kv_heads * head_dim, c.qkv_bias()),
+            o_proj: linear("o_proj", heads * head_dim, c.hidden_size, false),
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
         }
@@ -64,7 +66,7 @@ struct Mlp {
 
 impl Mlp {
     fn load(w: &Scope, c: &Config) -> Self {
-        let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output);
+        let linear = |name, input, output| Linear::load_with_optional_bias(&w.pp(name), input, output, false);
         Self {
             gate_proj: linear("gate_proj", c.hidden_size, c.intermediate_size),
             up_proj: linear("up_proj", c.hidden_size, c.intermediate_size),
@@ -77,14 +79,14 @@ impl Mlp {
     }
 }
 
-struct Block {
+pub(super) struct DecoderLayer {
     self_attn: Attention,
     mlp: Mlp,
     input_layernorm: RmsNorm,
     post_attention_layernorm: RmsNorm,
 }
 
-impl Block {
+impl DecoderLayer {
     fn load(w: &Scope, c: &Config) -> Self {
         let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
         Self {
@@ -96,7 +98,7 @@ impl Block {
     }
 }
 
-impl causal_lm::Block for Block {
+impl causal_lm::DecoderLayer for DecoderLayer {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
         let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
         add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)

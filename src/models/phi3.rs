@@ -6,19 +6,19 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::split_equal;
 
-use super::Arch;
-use super::causal_lm::{self, CausalLm, Config, Step};
+use super::causal_lm::{self, CausalLm, Config, Step, Style};
+use super::{Arch, Model};
 use crate::checkpoint::Scope;
 use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, split, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3"],
-    load: |files, w| Ok(Box::new(load(&files.parse()?, w)?)),
+    load: |files, w| Ok(Model::of_text(load(&files.parse()?, w)?)),
     remap: |files| Ok(files.parse::<Config>()?.remap()),
-    cache_shape: |files| Ok(files.parse::<Config>()?.cache_shape()),
+    dims: |files| Ok(files.parse::<Config>()?.dims(None)),
+    images: None,
     role: |_| Role::Text,
-    has_vision: false,
     stop_tokens: STOP_TOKENS,
 };
 
@@ -26,8 +26,8 @@ pub(super) const ARCH: Arch = Arch {
 pub(super) const STOP_TOKENS: &[&str] = &["<|end|>", "<|endoftext|>"];
 
 /// The text model at `w`.
-pub(super) fn load(c: &Config, w: &Scope) -> Result<CausalLm<Block>> {
-    CausalLm::load(c, w, |w| Block::load(w, c))
+pub(super) fn load(c: &Config, w: &Scope) -> Result<CausalLm<DecoderLayer>> {
+    CausalLm::load(c, w, Style::plain(c)?, |w| DecoderLayer::load(w, c))
 }
 
 struct Attention {
@@ -80,14 +80,14 @@ impl Mlp {
     }
 }
 
-pub(super) struct Block {
+pub(super) struct DecoderLayer {
     self_attn: Attention,
     mlp: Mlp,
     input_layernorm: RmsNorm,
     post_attention_layernorm: RmsNorm,
 }
 
-impl Block {
+impl DecoderLayer {
     fn load(w: &Scope, c: &Config) -> Self {
         let norm = |name| RmsNorm::load(&w.pp(name), c.hidden_size, c.rms_norm_eps);
         Self {
@@ -99,7 +99,7 @@ impl Block {
     }
 }
 
-impl causal_lm::Block for Block {
+impl causal_lm::DecoderLayer for DecoderLayer {
     fn forward(&self, x: &Array, step: &mut Step) -> Result<Array, Exception> {
         let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, step)?)?;
         add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)

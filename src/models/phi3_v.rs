@@ -1,7 +1,5 @@
-//! Phi-3-vision and Phi-3.5-vision: Phi-3 that reads pictures as CLIP features of 336-pixel tiles.
+//! Phi-3-vision and Phi-3.5-vision: Phi-3 that reads images as CLIP features of 336-pixel tiles.
 //! Reference: modeling_phi3_v.py and image_embedding_phi3_v.py, as published with the model.
-
-use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
@@ -10,24 +8,29 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
-use super::causal_lm::{self, CausalLm};
+use super::causal_lm;
 use super::clip::{self, Clip};
-use super::{Arch, Model, Row, Whole, phi3};
-use crate::cache::{Cache, CacheSettings};
+use super::{Arch, Model, Vision, phi3};
 use crate::checkpoint::quantization::Role;
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Param, Scope};
 use crate::nn::{Linear, gelu, split};
-use crate::processor::images::phi3_v::PreprocessorConfig;
-use crate::processor::{TILE, TILE_LEN, Tiles};
+use crate::processor::images::Pixels;
+use crate::processor::images::phi3_v::{Phi3VImageProcessor, TILE, TILE_LEN};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3_v"],
-    load: |files, w| Ok(Box::new(Phi3V::load(files, w)?)),
+    load,
     remap: |_| Ok(Remap { rename, transpose }),
     role,
-    cache_shape: |files| Ok(files.parse::<Config>()?.text.cache_shape()),
-    has_vision: true,
+    dims: |files| {
+        let c = Config::of(files)?;
+        Ok(c.text.dims(Some(c.img_processor.dims())))
+    },
+    images: Some(|files| {
+        let patch_size = Config::of(files)?.img_processor.patch_size();
+        Ok(Box::new(Phi3VImageProcessor::new(files, patch_size as usize)?))
+    }),
     stop_tokens: phi3::STOP_TOKENS,
 };
 
@@ -66,6 +69,16 @@ struct Config {
     img_processor: clip::Config,
 }
 
+impl Config {
+    fn of(files: &ModelFiles) -> Result<Self> {
+        let c: Self = files.parse()?;
+        c.img_processor.check().context("config.json: img_processor")?;
+        let size = c.img_processor.image_size();
+        ensure!(size == TILE as i32, "config.json: img_processor.vision_config.image_size is {size}, not {TILE}");
+        Ok(c)
+    }
+}
+
 /// The reference knows other values for these keys; no published checkpoint has them, and they are refused.
 #[derive(Debug, Clone, Deserialize)]
 struct EmbdLayer {
@@ -75,7 +88,7 @@ struct EmbdLayer {
     _projection_cls: ProjectionCls,
 }
 
-/// Whether the tiles or the whole picture come first.
+/// Whether the tiles or the whole image come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum HdTransformOrder {
@@ -90,11 +103,11 @@ enum ProjectionCls {
     Mlp,
 }
 
-/// `vision_embed_tokens`: pictures to vectors of the text model.
+/// `vision_embed_tokens`: images to vectors of the text model.
 struct ImageEmbedding {
     img_processor: Clip,
     img_projection: [Linear; 2],
-    /// Between the tiles and the whole picture, `[1, 1, 4 · clip]`.
+    /// Between the tiles and the whole image, `[1, 1, 4 · clip]`.
     glb_gn: Param,
     /// At the end of every row of features, `[1, 1, 1, 4 · clip]`.
     sub_gn: Param,
@@ -104,7 +117,7 @@ struct ImageEmbedding {
 impl ImageEmbedding {
     fn load(w: &Scope, c: &Config) -> Result<Self> {
         let img_processor = Clip::load(&c.img_processor, &w.pp("img_processor.vision_model"))?;
-        let (merged, hidden) = (4 * img_processor.hidden_size(), c.text.hidden_size);
+        let (merged, hidden) = (4 * c.img_processor.hidden_size(), c.text.hidden_size);
         let projection = w.pp("img_projection");
         Ok(Self {
             img_projection: [
@@ -118,35 +131,12 @@ impl ImageEmbedding {
         })
     }
 
-    /// Of each picture `[1 + rows · cols, patches, clip]`: the whole picture, and the tiles row by row.
-    fn see(&self, pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
-        let pixels: Vec<&[f32]> = pictures.iter().map(|tiles| tiles.distinct()).collect();
-        let counts = pixels.iter().map(|pixels| (pixels.len() / TILE_LEN) as i32);
-        let shape = [counts.clone().sum(), TILE as i32, TILE as i32, 3];
-        let seen = self.img_processor.forward(&Array::from_slice(&pixels.concat(), &shape))?;
-        let seen = split(&seen, counts, 0)?.into_iter().zip(pictures);
-        let both = |(seen, tiles): (Array, &&Tiles)| match tiles.rows * tiles.cols == seen.dim(0) as usize {
-            true => concatenate(&[&seen, &seen], 0),
-            false => Ok(seen),
-        };
-        seen.map(both).collect()
-    }
-
-    /// Of each of these `[1, image_tokens, hidden_size]`.
-    fn project(&self, seen: &[Array], pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
-        let merged = seen.iter().zip(pictures).map(|(features, tiles)| self.merged(features, tiles));
-        let merged = merged.collect::<Result<Vec<_>, _>>()?;
-        let [first, second] = &self.img_projection;
-        let projected = second.forward(&gelu(&first.forward(&concatenate(&merged, 1)?)?)?)?;
-        split(&projected, merged.iter().map(|merged| merged.dim(1)), 1)
-    }
-
-    /// What the tower sees in a picture's tiles, as vectors in the prompt's order: the tiles row by row, the separator, the
-    /// whole picture, `[1, image_tokens, 4 · clip]`.
-    fn merged(&self, features: &Array, tiles: &Tiles) -> Result<Array, Exception> {
-        let (rows, cols) = (tiles.rows as i32, tiles.cols as i32);
-        let global = self.rows_of(&features.try_index((..1, .., ..))?, 1, 1)?;
-        let local = self.rows_of(&features.try_index((1.., .., ..))?, rows, cols)?;
+    /// What the tower sees in an image's tiles, as vectors in the prompt's order: the tiles row by row, the separator, the
+    /// whole image, `[1, tokens, 4 · clip]`.
+    fn merge(&self, features: &Array, image: &Pixels) -> Result<Array, Exception> {
+        let (rows, cols) = image.layout.grid;
+        let global = self.merge_tiles(&features.try_index((..1, .., ..))?, 1, 1)?;
+        let local = self.merge_tiles(&features.try_index((1.., .., ..))?, rows as i32, cols as i32)?;
         let between = self.glb_gn.get().reshape(&[1, -1])?;
         let parts = match self.order {
             HdTransformOrder::SubGlb => [&local, &between, &global],
@@ -159,7 +149,7 @@ impl ImageEmbedding {
     /// square is one vector and every line ends with the separator:
     /// `[(rows · side / 2) · (cols · side / 2 + 1), 4 · clip]`.
     /// image_embedding_phi3_v.py, reshape_hd_patches_2x2merge and add_image_newline
-    fn rows_of(&self, features: &Array, rows: i32, cols: i32) -> Result<Array, Exception> {
+    fn merge_tiles(&self, features: &Array, rows: i32, cols: i32) -> Result<Array, Exception> {
         let [_, patches, clip] = *features.shape() else { unreachable!("features have three axes") };
         let half = patches.isqrt() / 2;
         let grid = features
@@ -171,71 +161,38 @@ impl ImageEmbedding {
     }
 }
 
-struct Phi3V {
-    text: CausalLm<phi3::Block>,
-    vision_embed_tokens: ImageEmbedding,
-}
+impl Vision for ImageEmbedding {
+    /// Of each image `[1 + rows · cols, patches, clip]`: the whole image, and the tiles row by row.
+    fn encode(&self, images: &[&Pixels]) -> Result<Vec<Array>, Exception> {
+        let values: Vec<&[f32]> = images.iter().map(|image| distinct(image)).collect();
+        let counts = values.iter().map(|values| (values.len() / TILE_LEN) as i32);
+        let shape = [counts.clone().sum(), TILE as i32, TILE as i32, 3];
+        let features = self.img_processor.forward(&Array::from_slice(&values.concat(), &shape))?;
+        let features = split(&features, counts, 0)?.into_iter().zip(images);
+        let both = |(features, image): (Array, &&Pixels)| match image.layout.grid {
+            (1, 1) if features.dim(0) == 1 => concatenate(&[&features, &features], 0),
+            _ => Ok(features),
+        };
+        features.map(both).collect()
+    }
 
-impl Phi3V {
-    fn load(files: &ModelFiles, w: &Scope) -> Result<Self> {
-        let c: Config = files.parse()?;
-        let vision_embed_tokens =
-            ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), &c).context("model.vision_embed_tokens")?;
-        let line = vision_embed_tokens.img_processor.grid() as usize / 2;
-        if let Some(told) = PreprocessorConfig::of(files)?.map(|preprocessor| preprocessor.line) {
-            ensure!(
-                told == line,
-                "preprocessor_config.json: num_img_tokens is {}, but the vision tower makes {} of a tile",
-                told * told,
-                line * line
-            );
-        }
-        Ok(Self { text: phi3::load(&c.text, w)?, vision_embed_tokens })
+    fn project(&self, features: &[Array], images: &[&Pixels]) -> Result<Vec<Array>, Exception> {
+        let merged = features.iter().zip(images).map(|(features, image)| self.merge(features, image));
+        let merged = merged.collect::<Result<Vec<_>, _>>()?;
+        let [first, second] = &self.img_projection;
+        let projected = second.forward(&gelu(&first.forward(&concatenate(&merged, 1)?)?)?)?;
+        split(&projected, merged.iter().map(|merged| merged.dim(1)), 1)
     }
 }
 
-impl Model for Phi3V {
-    fn embed_tokens(&self, ids: &[u32]) -> Result<Array, Exception> {
-        self.text.embed_tokens(ids)
-    }
+/// The tiles that differ: a sheet of one tile is its own view of the whole, and need be encoded only once.
+fn distinct(image: &Pixels) -> &[f32] {
+    let (whole, rest) = image.values.split_at(TILE_LEN);
+    if whole == rest { whole } else { &image.values }
+}
 
-    fn image_features(&self, pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
-        self.vision_embed_tokens.see(pictures)
-    }
-
-    fn project_images(&self, seen: &[Array], pictures: &[&Tiles]) -> Result<Vec<Array>, Exception> {
-        self.vision_embed_tokens.project(seen, pictures)
-    }
-
-    fn new_cache(&self, len: usize, settings: CacheSettings) -> Cache {
-        self.text.new_cache(len, settings)
-    }
-
-    fn forward(&self, x: &Array, rows: &mut [Row]) -> Result<Array, Exception> {
-        self.text.forward(x, rows)
-    }
-
-    fn num_layers(&self) -> usize {
-        self.text.num_layers()
-    }
-
-    fn read(&self, layers: Range<usize>, x: &Array, rows: &[Whole]) -> Result<Array, Exception> {
-        self.text.read(layers, x, rows)
-    }
-
-    fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
-        self.text.logits(hidden)
-    }
-
-    fn rope_boundary(&self) -> Option<usize> {
-        self.text.rope_boundary()
-    }
-
-    fn max_position_embeddings(&self) -> usize {
-        self.text.max_position_embeddings()
-    }
-
-    fn sliding_window(&self) -> Option<usize> {
-        self.text.sliding_window()
-    }
+fn load(files: &ModelFiles, w: &Scope) -> Result<Model> {
+    let c = Config::of(files)?;
+    let vision = ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), &c).context("model.vision_embed_tokens")?;
+    Ok(Model { text: Box::new(phi3::load(&c.text, w)?), vision: Some(Box::new(vision)) })
 }

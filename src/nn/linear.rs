@@ -33,9 +33,9 @@ impl Linear {
         Self { bias: Some(w.param("bias", &[output])), ..Self::load(w, input, output) }
     }
 
-    /// With a bias where the checkpoint has one.
-    pub fn load_with_optional_bias(w: &Scope, input: i32, output: i32) -> Self {
-        if w.shape("bias").is_some() { Self::load_with_bias(w, input, output) } else { Self::load(w, input, output) }
+    /// With a bias where the checkpoint has one, which is `expected` of checkpoints as published.
+    pub fn load_with_optional_bias(w: &Scope, input: i32, output: i32, expected: bool) -> Self {
+        if w.has("bias", expected) { Self::load_with_bias(w, input, output) } else { Self::load(w, input, output) }
     }
 
     /// A map whose matrix `[output, ..]` is a tensor of more axes, which are flattened: a convolution whose patches do

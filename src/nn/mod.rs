@@ -16,5 +16,5 @@ pub(crate) use attention::{merge_heads, window_mask};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
-pub use rope::{Rope, RopeConfig, RopeFactors};
+pub use rope::{Position, Rope, RopeConfig, RopeFactors};
 pub use split::split;

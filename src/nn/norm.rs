@@ -20,9 +20,9 @@ impl RmsNorm {
         Self { weight: w.param("weight", &[size]), less_one: false, eps }
     }
 
-    /// For weights that are stored less one.
-    pub fn add_one(&mut self) {
-        self.less_one = true;
+    /// The same, with the weight stored less one.
+    pub fn load_less_one(w: &Scope, size: i32, eps: f32) -> Self {
+        Self { less_one: true, ..Self::load(w, size, eps) }
     }
 
     /// `[.., size] -> [.., size]`

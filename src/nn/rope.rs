@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::device::on_cpu;
 
+/// Where a token stands in time, height and width. Text, and models without such axes, have three equal numbers.
+pub type Position = [i32; 3];
+
 /// Which of the two factor sets of longrope turned a sequence's keys: short up to the boundary
 /// (`original_max_position_embeddings`), long for every position once the sequence is longer. Other models have one set,
 /// called short.
@@ -111,12 +114,12 @@ impl Rope {
         self.boundary
     }
 
-    /// Turns `x` `[1, heads, n of all rows, head_dim]`; of each row are given its positions and factors.
-    pub fn forward(&self, x: &Array, rows: &[(Vec<i32>, RopeFactors)]) -> mlx_rs::error::Result<Array> {
+    /// Rotates `x` `[1, heads, n of all rows, head_dim]` to the positions of each row's tokens, by the row's factors.
+    pub fn forward(&self, x: &Array, rows: &[(&[Position], RopeFactors)]) -> mlx_rs::error::Result<Array> {
         let mut parts: Vec<Array> = Vec::new();
         let mut start = 0;
         for run in rows.chunk_by(|a, b| a.1 == b.1) {
-            let positions = run.iter().map(|(positions, _)| &positions[..]).collect::<Vec<_>>().concat();
+            let positions: Vec<i32> = run.iter().flat_map(|(positions, _)| *positions).map(|&[t, ..]| t).collect();
             let end = start + positions.len() as i32;
             let x = if run.len() == rows.len() { x.clone() } else { x.try_index((.., .., start..end, ..))? };
             parts.push(self.turn(&x, &positions, run[0].1)?);

@@ -1,5 +1,7 @@
-//! Conversations and pictures to what a model reads: ids and tiles.
+//! Conversations and images to what a model reads: token ids and pixels.
 
+pub mod images;
+mod positions;
 mod template;
 mod token_bytes;
 mod tokenizer;
@@ -7,50 +9,35 @@ mod training;
 mod turns;
 mod writer;
 
-use anyhow::{Result, bail, ensure};
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail, ensure};
 use image::RgbImage;
 
 use crate::checkpoint::ModelFiles;
-use crate::models::Arch;
-use crate::processor::images::phi3_v::PreprocessorConfig;
-use images::phi3_v::Layout;
+use images::{Explanation, ImageOptions, ImageProcessor, Layout, Piece, Pixels};
 use turns::Known;
 use writer::Writer;
 
-pub use images::PictureSizes;
-pub use images::phi3_v::{TILE, TILE_LEN, Tiles};
-pub use positions::{PicturePositions, Positions, TilePositions};
+pub use images::ImageSizes;
+pub use positions::PositionCounter;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
 pub use training::TrainingText;
 pub(crate) use training::{ids, positions as len_of};
 pub use turns::Turn;
 
-pub mod images;
-mod positions;
-
-/// How many tiles a picture may be cut into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NumCrops {
-    /// What `preprocessor_config.json` says.
-    Checkpoint,
-    /// Microsoft's advice: 16 for a single picture, 4 each for several.
-    Auto,
-    /// This many.
-    Fixed(u32),
-}
-
 /// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
     /// Token ids.
     Text(Vec<u32>),
-    /// The picture of this index.
+    /// The image of this index.
     Image(usize),
 }
 
 impl Segment {
-    /// Its ids; none of a picture.
+    /// Its ids; none of an image.
     pub fn ids(&self) -> &[u32] {
         match self {
             Self::Text(ids) => ids,
@@ -66,8 +53,8 @@ pub struct Prompt {
     pub text: String,
     /// Its pieces in order.
     pub segments: Vec<Segment>,
-    /// The pictures, each used by exactly one segment.
-    pub images: Vec<Tiles>,
+    /// The images, each used by exactly one segment.
+    pub images: Vec<Pixels>,
 }
 
 impl Prompt {
@@ -87,27 +74,31 @@ impl Prompt {
         ensure!(
             self.len() < max_position_embeddings,
             "the prompt takes {} positions, more than the model's context of {max_position_embeddings} leaves; \
-             shorten it, or give fewer pictures or a smaller --num-crops",
+             shorten it, or give fewer or smaller images",
             self.len()
         );
         Ok(())
     }
 
-    /// The ids as the reference writes them, picture N as a run of -N.
-    pub fn input_ids(&self) -> Vec<i64> {
-        let ids = |segment: &Segment| -> Vec<i64> {
-            match segment {
-                Segment::Text(ids) => ids.iter().map(|&id| id.into()).collect(),
-                Segment::Image(index) => vec![-(*index as i64) - 1; self.segment_len(segment)],
-            }
-        };
-        self.segments.iter().flat_map(ids).collect()
+    /// The ids of its text.
+    pub fn token_ids(&self) -> impl Iterator<Item = u32> {
+        self.segments.iter().flat_map(Segment::ids).copied()
+    }
+
+    /// Positions that the vision tower computes for the largest image.
+    pub fn tower_positions(&self) -> usize {
+        self.images.iter().map(|image| image.layout.tower_positions).max().unwrap_or(0)
+    }
+
+    /// Positions of all images.
+    pub fn image_tokens(&self) -> usize {
+        self.images.iter().map(|image| image.layout.tokens).sum()
     }
 
     fn segment_len(&self, segment: &Segment) -> usize {
         match segment {
             Segment::Text(ids) => ids.len(),
-            Segment::Image(index) => self.images[*index].image_tokens(),
+            Segment::Image(index) => self.images[*index].layout.tokens,
         }
     }
 }
@@ -120,28 +111,42 @@ pub struct Processor {
     /// What `tokenizer_config.json` calls `eos_token`.
     eos_token: Option<u32>,
     /// None for models without vision.
-    images: Option<PreprocessorConfig>,
+    images: Option<Box<dyn ImageProcessor>>,
 }
 
 impl Processor {
-    /// Reads the processor's files of a checkpoint folder.
-    pub fn read(files: &ModelFiles) -> Result<Self> {
-        let images = match (Arch::of(files)?.has_vision, PreprocessorConfig::of(files)?) {
-            (false, _) => None,
-            (true, Some(config)) => Some(config),
-            (true, None) => bail!(
-                "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
-                files.folder.display()
-            ),
-        };
+    /// Reads the processor's files of a checkpoint; the architecture makes the image processor.
+    pub fn new(files: &ModelFiles, images: Option<Box<dyn ImageProcessor>>) -> Result<Self> {
         let tokenizer = Tokenizer::read(files)?;
         let eos_token = files.tokenizer.special_tokens().get("eos_token").and_then(|token| tokenizer.id(token));
         Ok(Self { tokenizer, template: ChatTemplate::of(&files.tokenizer), eos_token, images })
     }
 
-    /// Whether prompts can hold pictures.
+    /// The image processor of a vision model.
+    pub fn images(&self) -> Option<&dyn ImageProcessor> {
+        self.images.as_deref()
+    }
+
+    /// Whether prompts can hold images.
     pub fn has_vision(&self) -> bool {
         self.images.is_some()
+    }
+
+    fn image_processor(&self) -> Result<&dyn ImageProcessor> {
+        self.images().context("this model has no vision: it takes no images")
+    }
+
+    /// The text that stands for an image in a message; the first has the index 0.
+    ///
+    /// # Errors
+    /// When the model has no vision.
+    pub fn placeholder(&self, index: usize) -> Result<String> {
+        Ok(self.image_processor()?.placeholder(index).into_owned())
+    }
+
+    /// The parts of a message, images as their placeholders, as one text.
+    pub fn join(&self, parts: &[String]) -> String {
+        parts.join(self.images().map_or("\n", ImageProcessor::separator))
     }
 
     /// Whether the checkpoint says how conversations are written.
@@ -149,27 +154,27 @@ impl Processor {
         self.template.is_some()
     }
 
-    /// Makes a prompt of a conversation and its pictures. Where no message has image tags, those of all pictures are put
-    /// before the text of the first user message, each on a line of its own.
-    pub fn prepare(&self, messages: &[Message], images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
-        let images = self.tiles(images, num_crops)?;
+    /// Makes a prompt of a conversation and its images. Where no message has a placeholder of an image, all of them come
+    /// before the text of the first user message.
+    pub fn prepare(&self, messages: &[Message], images: &[RgbImage], options: &ImageOptions) -> Result<Prompt> {
+        let images = self.pixels(images, options)?;
         let (text, segments) = self.read_conversation(messages, images.len())?;
         Ok(Prompt { text, segments, images })
     }
 
-    /// The text and the segments of [`Self::prepare`], for so many pictures.
+    /// The text and the segments of [`Self::prepare`], for so many images.
     pub fn read_conversation(&self, messages: &[Message], images: usize) -> Result<(String, Vec<Segment>)> {
         ensure!(
             self.template.is_some(),
-            "the checkpoint has no chat template; --ignore-chat-template sends the prompt as it is"
+            "the checkpoint has no chat template; `ignore_chat_template` sends the prompt as it is"
         );
-        let turns = with_tags(messages, images).into_iter().map(|message| Turn { message, ids: None });
+        let turns = self.with_images(messages, images)?.into_iter().map(|message| Turn { message, ids: None });
         self.read_turns(&turns.collect::<Vec<_>>(), images)
     }
 
-    /// Makes a prompt of a conversation whose pictures are cut, and named by tags. Messages with ids of their own keep
-    /// them: all else has the ids of the same text without such messages.
-    pub fn prepare_turns(&self, turns: &[Turn], images: Vec<Tiles>) -> Result<Prompt> {
+    /// Makes a prompt of a conversation that has placeholders for all its images. Messages with ids of their own keep them:
+    /// all else has the ids of the same text without such messages.
+    pub fn prepare_turns(&self, turns: &[Turn], images: Vec<Pixels>) -> Result<Prompt> {
         let (text, segments) = self.read_turns(turns, images.len())?;
         Ok(Prompt { text, segments, images })
     }
@@ -187,14 +192,14 @@ impl Processor {
         Ok((text, segments))
     }
 
-    /// Makes a prompt of plain text, which may hold image tags.
-    pub fn prepare_text(&self, text: &str, images: &[RgbImage], num_crops: NumCrops) -> Result<Prompt> {
-        let images = self.tiles(images, num_crops)?;
+    /// Makes a prompt of plain text, which may hold placeholders of images.
+    pub fn prepare_text(&self, text: &str, images: &[RgbImage], options: &ImageOptions) -> Result<Prompt> {
+        let images = self.pixels(images, options)?;
         let segments = self.read_text(text, images.len())?;
         Ok(Prompt { text: text.to_owned(), segments, images })
     }
 
-    /// The segments of [`Self::prepare_text`], for so many pictures.
+    /// The segments of [`Self::prepare_text`], for so many images.
     pub fn read_text(&self, text: &str, images: usize) -> Result<Vec<Segment>> {
         self.tokenize(text, images, true)
     }
@@ -211,12 +216,11 @@ impl Processor {
         answers.iter().map(|answer| self.tokenizer.encode_on(before, &[blank, answer].concat())).collect()
     }
 
-    /// Whether the tokenizer's own special tokens are put around what a template wrote. Text models are trained on rendered
-    /// chats as they are, where the template writes the BOS itself if there is to be one. Phi-3-vision's processor lets the
-    /// tokenizer add it in any case.
+    /// Whether the tokenizer's own special tokens are put around what a template wrote. Most models are trained on rendered
+    /// chats as they are, where the template writes the BOS itself if there is to be one.
     fn adds_special_tokens(&self, template: &ChatTemplate, text: &str) -> bool {
         let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
-        self.images.is_some() || !written
+        self.images().is_some_and(ImageProcessor::adds_special_tokens) || !written
     }
 
     fn tokenize(&self, text: &str, images: usize, special: bool) -> Result<Vec<Segment>> {
@@ -241,73 +245,96 @@ impl Processor {
     }
 
     fn pieces<'t>(&self, text: &'t str) -> Vec<Piece<'t>> {
-        if self.images.is_some() { pieces(text) } else { vec![Piece::Text(text)] }
+        self.images().map_or_else(|| vec![Piece::Text(text)], |images| images.pieces(text))
     }
 
-    /// Cuts pictures that are shown together.
-    pub fn tiles(&self, images: &[RgbImage], num_crops: NumCrops) -> Result<Vec<Tiles>> {
-        let Some((config, num_crops)) = self.cutting(images.len(), num_crops)? else { return Ok(Vec::new()) };
-        images.iter().map(|image| Tiles::cut(image, num_crops, config)).collect()
+    /// The placeholders of images in a text.
+    pub fn placeholders<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let placeholder = |piece| if let Piece::Image(_, placeholder) = piece { Some(placeholder) } else { None };
+        self.pieces(text).into_iter().filter_map(placeholder).collect()
     }
 
-    /// Positions that pictures of these widths and heights take which are shown together.
-    pub fn image_tokens(&self, sizes: &[(u32, u32)], num_crops: NumCrops) -> Result<Vec<usize>> {
-        let Some((config, num_crops)) = self.cutting(sizes.len(), num_crops)? else { return Ok(Vec::new()) };
-        sizes
-            .iter()
-            .map(|&(width, height)| Ok(Layout::new(width, height, num_crops)?.image_tokens(config.line)))
-            .collect()
+    /// The pixels of images that are in one prompt.
+    pub fn pixels(&self, images: &[RgbImage], options: &ImageOptions) -> Result<Vec<Pixels>> {
+        let sizes: Vec<(u32, u32)> = images.iter().map(RgbImage::dimensions).collect();
+        let layouts = self.layouts(&sizes, options)?;
+        let Some(processor) = self.images() else { return Ok(Vec::new()) };
+        Ok(images.iter().zip(&layouts).map(|(image, layout)| processor.pixels(image, layout)).collect())
     }
 
-    /// How so many pictures are cut; none without pictures.
-    fn cutting(&self, images: usize, num_crops: NumCrops) -> Result<Option<(&PreprocessorConfig, u32)>> {
-        if images == 0 {
-            return Ok(None);
+    /// The layouts of images of these widths and heights that are in one prompt.
+    pub fn layouts(&self, sizes: &[(u32, u32)], options: &ImageOptions) -> Result<Vec<Layout>> {
+        if sizes.is_empty() {
+            return Ok(Vec::new());
         }
-        let Some(config) = &self.images else { bail!("this model has no vision: it takes no pictures") };
-        let num_crops = match num_crops {
-            NumCrops::Checkpoint => config.num_crops,
-            NumCrops::Auto if images == 1 => 16,
-            NumCrops::Auto => 4,
-            NumCrops::Fixed(n) => n,
+        let processor = self.image_processor()?;
+        options.check(Some(processor))?;
+        sizes.iter().map(|&size| processor.layout(size, sizes.len(), options)).collect()
+    }
+
+    /// The ids of a prompt as the reference writes them.
+    pub fn input_ids(&self, prompt: &Prompt) -> Vec<i64> {
+        let ids = |segment: &Segment| -> Vec<i64> {
+            match (segment, self.images()) {
+                (Segment::Image(index), Some(images)) => {
+                    vec![images.input_id(*index); prompt.images[*index].layout.tokens]
+                }
+                (segment, _) => segment.ids().iter().map(|&id| id.into()).collect(),
+            }
         };
-        Ok(Some((config, num_crops)))
+        prompt.segments.iter().flat_map(ids).collect()
     }
-}
 
-fn with_tags(messages: &[Message], images: usize) -> Vec<Message> {
-    let mut messages = messages.to_vec();
-    let tagged =
-        messages.iter().any(|message| pieces(&message.content).iter().any(|piece| matches!(piece, Piece::Tag(..))));
-    if !tagged && let Some(first) = messages.iter_mut().find(|message| message.role == "user") {
-        let tags: String = (1..=images).map(|n| format!("<|image_{n}|>\n")).collect();
-        first.content.insert_str(0, &tags);
+    /// Positions that the vision tower computes for a large image; 0 without vision.
+    pub fn largest_tower_positions(&self, options: &ImageOptions) -> Result<usize> {
+        const LARGE: (u32, u32) = (1 << 14, 1 << 14);
+        let layout = self.images().map(|images| images.layout(LARGE, 1, options)).transpose()?;
+        Ok(layout.map_or(0, |layout| layout.tower_positions))
     }
-    messages
-}
 
-enum Piece<'a> {
-    Text(&'a str),
-    Tag(usize, &'a str),
-}
+    /// A message's text with a placeholder for each of these images: those for which it has none come first.
+    pub fn with_placeholders(&self, text: &str, images: Range<usize>) -> Result<String> {
+        let pieces = self.pieces(text);
+        let named =
+            |index: usize| pieces.iter().any(|piece| matches!(piece, Piece::Image(at, _) if *at == Some(index)));
+        let in_order = pieces.iter().filter(|piece| matches!(piece, Piece::Image(None, _))).count();
+        let missing = images.filter(|&index| !named(index)).collect::<Vec<_>>();
+        let missing = &missing[..missing.len().saturating_sub(in_order)];
+        let mut parts = missing.iter().map(|&index| self.placeholder(index)).collect::<Result<Vec<_>>>()?;
+        parts.push(text.to_owned());
+        Ok(self.join(&parts))
+    }
 
-/// Splits at `<|image_N|>`: text and tags in turn, text first and last, empty or not.
-fn pieces(text: &str) -> Vec<Piece<'_>> {
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    let mut from = 0;
-    while let Some(at) = text[from..].find("<|image_").map(|at| from + at) {
-        let digits = &text[at + "<|image_".len()..];
-        let len = digits.bytes().take_while(u8::is_ascii_digit).count();
-        from = at + "<|image_".len();
-        if len > 0 && digits[len..].starts_with("|>") {
-            let end = from + len + "|>".len();
-            // A number too large for usize names no picture either.
-            let number = digits[..len].parse().unwrap_or(usize::MAX);
-            pieces.extend([Piece::Text(&text[start..at]), Piece::Tag(number, &text[at..end])]);
-            (start, from) = (end, end);
+    /// Messages in which every image has a placeholder: before the first user message's text, if there is none yet.
+    fn with_images(&self, messages: &[Message], images: usize) -> Result<Vec<Message>> {
+        let mut messages = messages.to_vec();
+        let placed = messages.iter().any(|message| !self.placeholders(&message.content).is_empty());
+        if images > 0
+            && !placed
+            && let Some(first) = messages.iter_mut().find(|message| message.role == "user")
+        {
+            first.content = self.with_placeholders(&first.content, 0..images)?;
         }
+        Ok(messages)
     }
-    pieces.push(Piece::Text(&text[start..]));
-    pieces
+
+    /// The pieces of a prompt in order, with their positions and, of images, where their parts are.
+    pub fn explain(&self, prompt: &Prompt) -> Vec<(Range<usize>, Option<Explanation>)> {
+        let mut start = 0;
+        let piece = |segment: &Segment| {
+            let at = start;
+            start += prompt.segment_len(segment);
+            let explanation = match segment {
+                Segment::Text(_) => None,
+                Segment::Image(index) => self.images().map(|images| images.explain(&prompt.images[*index].layout, at)),
+            };
+            (at..start, explanation)
+        };
+        prompt.segments.iter().map(piece).collect()
+    }
+}
+
+/// A range of positions, for people.
+pub fn span(range: &Range<usize>) -> String {
+    format!("{}–{}", range.start, range.end.saturating_sub(1))
 }

@@ -17,7 +17,7 @@ const FUEL: u64 = 50_000_000;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// Its text; pictures appear as `<|image_N|>`.
+    /// Its text; images appear as `<|image_N|>`.
     pub content: String,
 }
 

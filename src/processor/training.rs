@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::template::{ChatTemplate, Message};
 use super::writer::Writer;
-use super::{Piece, Processor, Segment, pieces, with_tags};
+use super::{Processor, Segment};
 
 /// A text to learn from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Processor {
     /// tokenized as they go on after it. What the template writes after the last answer's end is left out, and where it
     /// writes no token of `stop_tokens` there, one is put.
     ///
-    /// `image_tokens` are the positions that each picture takes; tags name pictures as in [`Self::prepare`].
+    /// `image_tokens` are the positions that each image takes; tags name images as in [`Self::prepare`].
     pub fn prepare_training(
         &self,
         messages: &[Message],
@@ -47,7 +47,7 @@ impl Processor {
         for message in messages.iter().filter(|message| message.role == "assistant") {
             self.check_answer(&message.content, &stops)?;
         }
-        let messages = with_tags(messages, image_tokens.len());
+        let messages = self.with_images(messages, image_tokens.len())?;
         let text = template.render(&messages, false)?;
         let answers = find(template, &messages, &text, &stops)?;
 
@@ -79,7 +79,7 @@ impl Processor {
         Ok(TrainingText { segments, supervised })
     }
 
-    /// Reads a prompt and what is to follow it, as they are, and ends it. The prompt may hold tags of pictures.
+    /// Reads a prompt and what is to follow it, as they are, and ends it. The prompt may hold tags of images.
     pub fn prepare_completion(
         &self,
         prompt: &str,
@@ -97,7 +97,7 @@ impl Processor {
     }
 
     /// Reads a text to be learned from its second token on, and ends it if it does not end itself. It may hold tags of
-    /// pictures.
+    /// images.
     pub fn prepare_plain(&self, text: &str, image_tokens: &[usize], stop_tokens: &[u32]) -> Result<TrainingText> {
         let mut segments = self.tokenize(text, image_tokens.len(), true)?;
         let last = ids(&segments, image_tokens).last().copied().flatten();
@@ -136,10 +136,8 @@ impl Processor {
         if let Some((_, stop)) = stops.iter().find(|(_, stop)| answer.contains(stop.as_str())) {
             bail!("an answer holds {stop}, which ends answers; leave it out, as it is put there anyway");
         }
-        if self.has_vision()
-            && let Some(Piece::Tag(_, tag)) = pieces(answer).iter().find(|piece| matches!(piece, Piece::Tag(..)))
-        {
-            bail!("an answer holds {tag}, but a model cannot write pictures; show it in a message of the user");
+        if let Some(placeholder) = self.placeholders(answer).first() {
+            bail!("an answer holds {placeholder}, but a model cannot write images; show it in a message of the user");
         }
         Ok(())
     }
@@ -211,7 +209,7 @@ pub(crate) fn positions(segments: &[Segment], image_tokens: &[usize]) -> usize {
     segments.iter().map(len).sum()
 }
 
-/// The id at each position; none where a picture is.
+/// The id at each position; none where an image is.
 pub(crate) fn ids(segments: &[Segment], image_tokens: &[usize]) -> Vec<Option<u32>> {
     let ids = |segment: &Segment| -> Vec<Option<u32>> {
         match segment {

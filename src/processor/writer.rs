@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Piece, Processor, Segment};
+use super::images::Piece;
+use super::{Processor, Segment};
 
 /// Ids as they are written one after the other. processing_phi3_v.py, _convert_images_texts_to_inputs: the text between two
 /// tags is tokenized by itself. To models without vision a tag is text like any other.
@@ -13,7 +14,7 @@ pub(super) struct Writer<'a> {
     /// Whether a text that cannot go on after a known part begins by itself.
     lenient: bool,
     segments: Vec<Segment>,
-    /// By picture, whether it was named.
+    /// By image, whether it was named.
     used: Vec<bool>,
     /// The known part that a text goes on after.
     before: Option<&'a str>,
@@ -32,14 +33,14 @@ impl<'a> Writer<'a> {
         Self { lenient: true, ..self }
     }
 
-    /// Writes a text in which tags stand for pictures; false if it cannot go on after the known part before it, and
+    /// Writes a text in which tags stand for images; false if it cannot go on after the known part before it, and
     /// nothing is written.
     pub(super) fn text(&mut self, text: &'a str) -> Result<bool> {
         let tokenizer = &self.processor.tokenizer;
         for piece in self.processor.pieces(text) {
             let text = match piece {
-                Piece::Tag(number, tag) => {
-                    self.segments.push(Segment::Image(use_image(number, tag, &mut self.used)?));
+                Piece::Image(index, placeholder) => {
+                    self.segments.push(Segment::Image(use_image(index, placeholder, &mut self.used)?));
                     self.before = None;
                     continue;
                 }
@@ -81,10 +82,11 @@ impl<'a> Writer<'a> {
         &self.segments
     }
 
-    /// The segments; an error that names a picture without a tag.
+    /// The segments; an error that names an image without a tag.
     pub(super) fn finish(self) -> Result<Vec<Segment>> {
         if let Some(index) = self.used.iter().position(|used| !used) {
-            bail!("{} given, but the prompt has no <|image_{}|>", count(self.used.len()), index + 1);
+            let placeholder = self.processor.placeholder(index)?;
+            bail!("{} given, but the prompt has no {placeholder} for image {}", count(self.used.len()), index + 1);
         }
         Ok(self.segments)
     }
@@ -95,12 +97,12 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The index of the picture that a tag names.
-fn use_image(number: usize, tag: &str, used: &mut [bool]) -> Result<usize> {
+/// The index of the image that a placeholder stands for: the next one where it names none.
+fn use_image(index: Option<usize>, placeholder: &str, used: &mut [bool]) -> Result<usize> {
     let images = used.len();
-    let index = number.wrapping_sub(1);
-    let Some(used) = used.get_mut(index) else { bail!("the prompt names {tag}, but {} given", count(images)) };
-    ensure!(!*used, "the prompt names {tag} twice; a picture can be shown only once");
+    let index = index.or_else(|| used.iter().position(|used| !used)).unwrap_or(images);
+    let Some(used) = used.get_mut(index) else { bail!("the prompt names {placeholder}, but {} given", count(images)) };
+    ensure!(!*used, "the prompt names {placeholder} twice; an image can be shown only once");
     *used = true;
     Ok(index)
 }
@@ -115,8 +117,8 @@ pub(super) fn append(new: &[u32], segments: &mut Vec<Segment>) {
 
 fn count(images: usize) -> String {
     match images {
-        0 => "no pictures are".into(),
-        1 => "1 picture is".into(),
-        n => format!("{n} pictures are"),
+        0 => "no images are".into(),
+        1 => "1 image is".into(),
+        n => format!("{n} images are"),
     }
 }

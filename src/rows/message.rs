@@ -1,4 +1,4 @@
-//! Conversations as OpenAI's API writes them: the text of a message, or its parts, pictures among them.
+//! Conversations as OpenAI's API writes them: the text of a message, or its parts, images among them.
 
 use std::path::Path;
 
@@ -6,17 +6,17 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, shortened};
-use crate::processor::Message;
 use crate::processor::images::ImageSource;
+use crate::processor::{Message, Processor};
 
-/// Pictures of a conversation, in the order of their numbers, and those of the row that no message took yet.
-pub(crate) struct Pictures {
+/// Images of a conversation, in the order of their numbers, and those of the row that no message took yet.
+pub(crate) struct RowImages {
     named: Vec<String>,
     left: std::vec::IntoIter<String>,
 }
 
-impl Pictures {
-    /// Takes the keys of a row that name pictures.
+impl RowImages {
+    /// Takes the keys of a row that name images.
     pub(crate) fn take(fields: &mut Fields) -> Result<Self> {
         let image: Option<String> = fields.take("image", "a path or an address")?;
         let images: Option<Vec<String>> = fields.take("images", "a list of paths and addresses")?;
@@ -25,7 +25,7 @@ impl Pictures {
         Ok(Self { named: Vec::new(), left: left.into_iter() })
     }
 
-    /// All pictures in the order of their numbers. Paths start from `folder`.
+    /// All images in the order of their numbers. Paths start from `folder`.
     pub(crate) fn sources(mut self, folder: &Path) -> Result<Vec<ImageSource>> {
         if self.named.is_empty() {
             self.named = self.left.collect();
@@ -37,26 +37,26 @@ impl Pictures {
     }
 }
 
-/// A picture by its path, which starts from `folder`, or its address.
+/// An image by its path, which starts from `folder`, or its address.
 pub(crate) fn source(name: &str, folder: &Path) -> Result<ImageSource> {
     match name.parse()? {
-        ImageSource::Stdin => bail!("a row's picture cannot be read from stdin (-)"),
+        ImageSource::Stdin => bail!("a row's image cannot be read from stdin (-)"),
         ImageSource::Path(path) => Ok(ImageSource::Path(folder.join(path))),
         source @ (ImageSource::Url(_) | ImageSource::Data(_)) => Ok(source),
     }
 }
 
-/// Reads a conversation. A picture among the parts of a message becomes a tag, `<|image_N|>`.
-pub(crate) fn conversation(messages: &Value, pictures: &mut Pictures) -> Result<Vec<Message>> {
+/// Reads a conversation. An image among the parts of a message becomes its placeholder.
+pub(crate) fn conversation(messages: &Value, images: &mut RowImages, processor: &Processor) -> Result<Vec<Message>> {
     let Value::Array(messages) = messages else {
         bail!("messages: a list is expected, not {}", shortened(&messages.to_string()));
     };
     ensure!(!messages.is_empty(), "messages: the list is empty; there is nothing to answer");
-    let read = |(at, value)| message(value, pictures).with_context(|| format!("messages[{at}]"));
+    let read = |(at, value)| message(value, images, processor).with_context(|| format!("messages[{at}]"));
     messages.iter().enumerate().map(read).collect()
 }
 
-fn message(value: &Value, pictures: &mut Pictures) -> Result<Message> {
+fn message(value: &Value, images: &mut RowImages, processor: &Processor) -> Result<Message> {
     let message = object(value, &["role", "content"])?;
     let role = text(message, "role")?;
     ensure!(
@@ -67,15 +67,15 @@ fn message(value: &Value, pictures: &mut Pictures) -> Result<Message> {
     let content = match message.get("content") {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => {
-            let read = |(at, value)| part(value, pictures).with_context(|| format!("content[{at}]"));
-            parts.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?.join("\n")
+            let read = |(at, value)| part(value, images, processor).with_context(|| format!("content[{at}]"));
+            processor.join(&parts.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?)
         }
         other => bail!("content: a text or a list of parts is expected, {}", found(other)),
     };
     Ok(Message::new(role, content))
 }
 
-fn part(value: &Value, pictures: &mut Pictures) -> Result<String> {
+fn part(value: &Value, images: &mut RowImages, processor: &Processor) -> Result<String> {
     let part = object(value, &["type", "text", "image", "image_url"])?;
     let source = match text(part, "type")? {
         "text" => {
@@ -98,10 +98,10 @@ fn part(value: &Value, pictures: &mut Pictures) -> Result<String> {
     };
     let source = match source {
         Some(source) => source.to_owned(),
-        None => pictures.left.next().context("the part names no picture, and images has no further one")?,
+        None => images.left.next().context("the part names no image, and images has no further one")?,
     };
-    pictures.named.push(source);
-    Ok(format!("<|image_{}|>", pictures.named.len()))
+    images.named.push(source);
+    processor.placeholder(images.named.len() - 1)
 }
 
 /// An object without any other keys than these.

@@ -16,7 +16,7 @@ pub use check::{BadRow, Checked, Rows, Selection, check};
 pub use fields::Fields;
 pub use file::{RowFile, Scan, folder_of};
 pub use lines::Lines;
-pub(crate) use message::{Pictures, conversation, source};
+pub(crate) use message::{RowImages, conversation, source};
 pub use output::{Outcome, Output};
 pub use row::{Ask, Defaults, Row};
 pub use serve::serve;

@@ -83,14 +83,14 @@ impl Output {
         output.lines = Lines::resume(path, state, |at, line| {
             let expected = rows.next_row()?.map(|(number, _)| number);
             let found: Line = serde_json::from_slice(line)
-                .with_context(|| format!("line {at} of {name} is none that this program wrote; --force begins anew"))?;
+                .with_context(|| format!("line {at} of {name} is none that this program wrote; `force` begins anew"))?;
             match expected {
                 Some(expected) if found.row == expected => output.count(found.row, found.error.is_some()),
                 Some(expected) => bail!(
-                    "line {at} of {name} answers row {}, where row {expected} is expected; --force begins anew",
+                    "line {at} of {name} answers row {}, where row {expected} is expected; `force` begins anew",
                     found.row
                 ),
-                None => bail!("{name} has more lines than there are rows; --force begins anew"),
+                None => bail!("{name} has more lines than there are rows; `force` begins anew"),
             }
             Ok(())
         })?;

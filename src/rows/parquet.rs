@@ -3,7 +3,7 @@
 //!
 //! | Parquet | JSON |
 //! |---|---|
-//! | a picture: a struct of `bytes` and `path`, the Hub's `Image` | `data:image/…;base64,…`, or the path if there are no bytes |
+//! | an image: a struct of `bytes` and `path`, the Hub's `Image` | `data:image/…;base64,…`, or the path if there are no bytes |
 //! | other binary | base64 |
 //! | numbers, booleans, strings, lists, structs, null | themselves; NaN and infinity are null |
 //! | a map | an object |
@@ -29,7 +29,7 @@ use serde::{Serialize, Serializer};
 /// What every Parquet file begins and ends with.
 pub(super) const MAGIC: &[u8] = b"PAR1";
 
-/// Values of a column that are held at once: few, as they may be pictures.
+/// Values of a column that are held at once: few, as they may be images.
 const BATCH: usize = 16;
 
 /// A file that is read row by row. At most a page of each column is in memory.
@@ -165,8 +165,8 @@ impl Serialize for Value<'_> {
             Field::Double(value) => serializer.serialize_f64(*value),
             Field::Str(text) => serializer.serialize_str(text),
             Field::Bytes(bytes) => serializer.serialize_str(&BASE64_STANDARD.encode(bytes.data())),
-            Field::Group(row) => match picture(row) {
-                Some(picture) => picture.serialize(serializer),
+            Field::Group(row) => match image(row) {
+                Some(image) => image.serialize(serializer),
                 None => Object(row).serialize(serializer),
             },
             Field::ListInternal(list) => serializer.collect_seq(list.elements().iter().map(Value)),
@@ -184,8 +184,8 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// A picture as the Hub keeps it, for [`crate::processor::images::ImageSource`]; `Some(None)` where there is none.
-fn picture(row: &Row) -> Option<Option<Cow<'_, str>>> {
+/// An image as the Hub keeps it, for [`crate::processor::images::ImageSource`]; `Some(None)` where there is none.
+fn image(row: &Row) -> Option<Option<Cow<'_, str>>> {
     let fields: Vec<_> = row.get_column_iter().map(|(name, field)| (name.as_str(), field)).collect();
     let ([("bytes", bytes), ("path", path)] | [("path", path), ("bytes", bytes)]) = fields[..] else { return None };
     match (bytes, path) {

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::message::{Pictures, conversation};
+use super::message::{RowImages, conversation};
 use crate::engine::Request;
 use crate::engine::constrain::Grammar;
 use crate::engine::sampler::Sampling;
-use crate::processor::images::{self, ImageLimits, ImageSource};
-use crate::processor::{Message, NumCrops, PictureSizes, Processor, Prompt, len_of};
+use crate::processor::images::{self, ImageLimits, ImageOptions, ImageSource};
+use crate::processor::{ImageSizes, Message, Processor, Prompt, len_of};
 
 /// What holds for rows that say nothing else, and what holds for all.
 #[derive(Debug, Clone)]
@@ -27,9 +27,9 @@ pub struct Defaults {
     pub sampling: Sampling,
     /// Texts that end an answer.
     pub stop: Vec<String>,
-    /// How pictures are cut.
-    pub num_crops: NumCrops,
-    /// How large pictures may be.
+    /// How images are processed.
+    pub image_options: ImageOptions,
+    /// How large images may be.
     pub limits: ImageLimits,
     /// The form that answers must have.
     pub grammar: Option<Grammar>,
@@ -51,7 +51,7 @@ pub enum Ask {
 pub struct Row {
     /// The prompt.
     pub ask: Ask,
-    /// Its pictures, by number.
+    /// Its images, in the order of their numbers.
     pub images: Vec<ImageSource>,
     /// The most tokens of the answer.
     pub max_tokens: usize,
@@ -68,11 +68,11 @@ const NUMBER: &str = "a number";
 const WHOLE: &str = "a whole number from 0";
 
 impl Row {
-    /// Reads a row. Paths of pictures start from `folder`.
-    pub fn read(mut fields: Fields, defaults: &Defaults, folder: &Path) -> Result<Self> {
-        let mut pictures = Pictures::take(&mut fields)?;
-        let ask = ask(&mut fields, &mut pictures, defaults)?;
-        let images = pictures.sources(folder)?;
+    /// Reads a row. Paths of images start from `folder`.
+    pub fn read(mut fields: Fields, defaults: &Defaults, processor: &Processor, folder: &Path) -> Result<Self> {
+        let mut images = RowImages::take(&mut fields)?;
+        let ask = ask(&mut fields, &mut images, defaults, processor)?;
+        let images = images.sources(folder)?;
         let max_tokens = fields.take("max_tokens", "a whole number from 1")?.unwrap_or(defaults.max_tokens);
         let sampling = sampling(&mut fields, &defaults.sampling)?;
         let stop = stop(&mut fields)?.unwrap_or_else(|| defaults.stop.clone());
@@ -84,12 +84,13 @@ impl Row {
         self.other.refuse_left()
     }
 
-    /// Makes sure that the pictures can be read and a prompt be made of them; the positions that it takes.
-    pub fn check(&self, processor: &Processor, defaults: &Defaults, sizes: &mut PictureSizes) -> Result<usize> {
+    /// Makes sure that the images can be read and a prompt be made of them; the positions that it takes.
+    pub fn check(&self, processor: &Processor, defaults: &Defaults, sizes: &mut ImageSizes) -> Result<usize> {
         ensure!(self.max_tokens > 0, "max_tokens is 0: nothing would be generated");
         self.sampling.check()?;
         let sizes = self.images.iter().map(|source| sizes.of(source)).collect::<Result<Vec<_>, _>>()?;
-        let image_tokens = processor.image_tokens(&sizes, defaults.num_crops)?;
+        let layouts = processor.layouts(&sizes, &defaults.image_options)?;
+        let image_tokens: Vec<usize> = layouts.iter().map(|layout| layout.tokens).collect();
         let segments = match &self.ask {
             Ask::Text(text) => processor.read_text(text, sizes.len())?,
             Ask::Chat(messages) => processor.read_conversation(messages, sizes.len())?.1,
@@ -97,13 +98,13 @@ impl Row {
         Ok(len_of(&segments, &image_tokens))
     }
 
-    /// Reads the pictures and makes the prompt.
+    /// Reads the images and makes the prompt.
     pub fn prompt(&self, processor: &Processor, defaults: &Defaults) -> Result<Prompt> {
         let images = self.images.iter().map(|source| images::load(source, &defaults.limits));
         let images = images.collect::<Result<Vec<_>, _>>()?;
         match &self.ask {
-            Ask::Text(text) => processor.prepare_text(text, &images, defaults.num_crops),
-            Ask::Chat(messages) => processor.prepare(messages, &images, defaults.num_crops),
+            Ask::Text(text) => processor.prepare_text(text, &images, &defaults.image_options),
+            Ask::Chat(messages) => processor.prepare(messages, &images, &defaults.image_options),
         }
     }
 
@@ -120,7 +121,7 @@ impl Row {
     }
 }
 
-fn ask(fields: &mut Fields, pictures: &mut Pictures, defaults: &Defaults) -> Result<Ask> {
+fn ask(fields: &mut Fields, images: &mut RowImages, defaults: &Defaults, processor: &Processor) -> Result<Ask> {
     let prompt: Option<String> = fields.take("prompt", TEXT)?;
     let messages: Option<Value> = fields.take("messages", "a list")?;
     let system: Option<String> = fields.take("system", TEXT)?;
@@ -130,7 +131,7 @@ fn ask(fields: &mut Fields, pictures: &mut Pictures, defaults: &Defaults) -> Res
         (Some(prompt), None) => {
             ensure!(!prompt.trim().is_empty(), "the prompt is empty");
             if !defaults.chat_template {
-                ensure!(system.is_none(), "system: --ignore-chat-template leaves no place for it");
+                ensure!(system.is_none(), "system: `ignore_chat_template` leaves no place for it");
                 return Ok(Ask::Text(prompt));
             }
             vec![Message::new("user", prompt)]
@@ -138,9 +139,9 @@ fn ask(fields: &mut Fields, pictures: &mut Pictures, defaults: &Defaults) -> Res
         (None, Some(messages)) => {
             ensure!(
                 defaults.chat_template,
-                "messages: they need the chat template, which --ignore-chat-template forbids"
+                "messages: they need the chat template, which `ignore_chat_template` forbids"
             );
-            conversation(&messages, pictures)?
+            conversation(&messages, images, processor)?
         }
     };
     let has_system = messages.iter().any(|message| message.role == "system");

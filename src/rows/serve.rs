@@ -9,7 +9,7 @@ use super::{Defaults, Fields, Outcome, Output, Row, RowFile};
 use crate::engine::queue::{self, Progress};
 use crate::engine::{Engine, Request};
 
-/// Answers the rows that are left in a file, as many at once as the engine takes. Pictures are read when their row's turn
+/// Answers the rows that are left in a file, as many at once as the engine takes. Images are read when their row's turn
 /// comes. What is wrong with a row becomes its outcome. `on_progress` may break off at any time; false if it did.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub fn serve(
     let mut next = || {
         let Some((number, line)) = rows.next_row()? else { return Ok(None) };
         let (id, request) = read(line, |fields| {
-            let row = Row::read(fields, defaults, &folder)?;
+            let row = Row::read(fields, defaults, engine.processor(), &folder)?;
             row.refuse_other()?;
             row.request(engine.processor(), defaults)
         });

@@ -13,7 +13,7 @@ use crate::checkpoint::ModelFiles;
 use crate::checkpoint::identity::{first_other, hex, identity};
 use crate::checkpoint::staging::replace_file;
 
-/// All that answers depend on, by name. Pictures are not part of it.
+/// All that answers depend on, by name. Images are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct State(serde_json::Map<String, serde_json::Value>);
@@ -34,7 +34,7 @@ impl State {
 
     /// Adds what holds for rows that say nothing else.
     pub fn add_defaults(&mut self, defaults: &Defaults) {
-        let Defaults { system, chat_template, max_tokens, sampling, stop, num_crops, limits, grammar, early_stop } =
+        let Defaults { system, chat_template, max_tokens, sampling, stop, image_options, limits, grammar, early_stop } =
             defaults;
         self.add("system", system.clone());
         self.add("chat_template", *chat_template);
@@ -42,7 +42,7 @@ impl State {
         self.add("stop", stop.clone());
         // As text, which is what it was: a number that is read back may be another one.
         self.add("sampling", format!("{sampling:?}"));
-        self.add("num_crops", format!("{num_crops:?}"));
+        self.add("image_options", serde_json::json!(image_options));
         self.add("max_image_pixels", limits.max_pixels);
         self.add("grammar", format!("{grammar:?}"));
         self.add("early_stop", *early_stop);
@@ -80,11 +80,11 @@ impl State {
 
     /// An error that names the first thing that is another than when `output` was begun.
     pub(super) fn check(&self, output: &Path) -> Result<()> {
-        let Self(before) = Self::read(output).map_err(|error| anyhow!("{error}; --force begins anew"))?;
+        let Self(before) = Self::read(output).map_err(|error| anyhow!("{error}; `force` begins anew"))?;
         match first_other(&before, &self.0) {
             None => Ok(()),
             Some(other) => {
-                bail!("{} was begun with {other}; go on with that one, or begin anew with --force", output.display())
+                bail!("{} was begun with {other}; go on with that one, or begin anew with `force`", output.display())
             }
         }
     }

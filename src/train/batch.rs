@@ -5,26 +5,26 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use mlx_rs::Array;
 
-use super::gradient::{Batch, MOST_TILES, Piece, Target};
+use super::gradient::{Batch, Piece, TOWER_POSITIONS_AT_ONCE, Target};
 use crate::dataset::{Example, Order};
 use crate::memory::Demand;
-use crate::models::{Model, Whole};
+use crate::models::{Model, Placement};
 use crate::parallel::parallel;
-use crate::processor::images::ImageLimits;
-use crate::processor::{NumCrops, Processor, Segment, Tiles};
+use crate::processor::images::{ImageLimits, ImageOptions, Pixels};
+use crate::processor::{PositionCounter, Processor, Segment};
 
 /// What turns examples into batches.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
     /// The model that reads them.
-    pub model: &'a dyn Model,
+    pub model: &'a Model,
     /// Of the model.
     pub processor: &'a Processor,
-    /// How large pictures may be.
+    /// How large images may be.
     pub limits: ImageLimits,
-    /// How pictures are cut.
-    pub num_crops: NumCrops,
-    /// Bytes for pictures' vectors that need not be computed again; none where the model that computes them is trained.
+    /// How images are processed.
+    pub image_options: ImageOptions,
+    /// Bytes for images' vectors that need not be computed again; none where the model that computes them is trained.
     pub feature_bytes: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ pub struct Batches<'a> {
     starts: Vec<usize>,
     /// An epoch and its batches.
     epoch: (usize, Vec<Vec<usize>>),
-    /// Vectors of the pictures of an example.
+    /// Vectors of the images of an example.
     features: HashMap<usize, Vec<Array>>,
     kept_bytes: usize,
 }
@@ -89,28 +89,26 @@ impl<'a> Batches<'a> {
             self.epoch = (epoch, self.order.batches(&self.lengths, epoch as u64));
         }
         let rows = self.epoch.1[index - self.starts[epoch]].clone();
-        let pictures: Vec<Result<Vec<Piece>>> = match self.reading.feature_bytes {
+        let images: Vec<Result<Vec<Piece>>> = match self.reading.feature_bytes {
             Some(most_bytes) => rows.iter().map(|&row| self.features(row, most_bytes)).collect(),
             None => self.decoded(&rows),
         };
         let mut batch = Batch::default();
-        for (row, pictures) in rows.into_iter().zip(pictures) {
+        for (row, images) in rows.into_iter().zip(images) {
             let example = &self.examples[row];
-            pictures
-                .and_then(|pictures| self.reading.add(example, pictures, &mut batch))
-                .with_context(|| named(example))?;
+            images.and_then(|images| self.reading.add(example, images, &mut batch)).with_context(|| named(example))?;
         }
         Ok(batch)
     }
 
-    /// The pictures of each of these examples, which the model is to encode.
+    /// The images of each of these examples, which the model is to encode.
     fn decoded(&self, rows: &[usize]) -> Vec<Result<Vec<Piece>>> {
-        let (examples, Reading { processor, limits, num_crops, .. }) = (&self.examples, self.reading);
-        let tiles = parallel(rows.len(), |at| examples[rows[at]].tiles(processor, &limits, num_crops));
-        tiles.into_iter().map(|tiles| Ok(tiles?.into_iter().map(Piece::Picture).collect())).collect()
+        let (examples, Reading { processor, limits, image_options, .. }) = (&self.examples, self.reading);
+        let pixels = parallel(rows.len(), |at| examples[rows[at]].pixels(processor, &limits, &image_options));
+        pixels.into_iter().map(|pixels| Ok(pixels?.into_iter().map(Piece::Image).collect())).collect()
     }
 
-    /// The pictures of an example as vectors, which do not change.
+    /// The images of an example as vectors, which do not change.
     fn features(&mut self, row: usize, most_bytes: usize) -> Result<Vec<Piece>> {
         let example = &self.examples[row];
         if let Some(kept) = self.features.get(&row) {
@@ -133,45 +131,52 @@ impl Reading<'_> {
         let mut batch = Batch::default();
         for example in examples {
             let features = self.features(example).map(|features| features.into_iter().map(Piece::Features).collect());
-            features.and_then(|pictures| self.add(example, pictures, &mut batch)).with_context(|| named(example))?;
+            features.and_then(|images| self.add(example, images, &mut batch)).with_context(|| named(example))?;
         }
         Ok(batch)
     }
 
-    fn add(&self, example: &Example, mut pictures: Vec<Piece>, batch: &mut Batch) -> Result<()> {
+    fn add(&self, example: &Example, mut images: Vec<Piece>, batch: &mut Batch) -> Result<()> {
         let start = batch.tokens();
         let ids = example.ids();
+        let mut counter = PositionCounter::default();
+        let mut positions = Vec::with_capacity(ids.len());
         for segment in &example.segments {
             batch.pieces.push(match segment {
-                Segment::Text(ids) => Piece::Tokens(ids.clone()),
-                Segment::Image(index) => std::mem::replace(&mut pictures[*index], Piece::Tokens(Vec::new())),
+                Segment::Text(ids) => {
+                    positions.extend(counter.text(ids.len()));
+                    Piece::Tokens(ids.clone())
+                }
+                Segment::Image(index) => {
+                    positions.extend(counter.layout(&example.images[*index].layout));
+                    std::mem::replace(&mut images[*index], Piece::Tokens(Vec::new()))
+                }
             });
         }
         for at in example.supervised.iter().cloned().flatten() {
-            let id = ids[at].context("a picture is to be predicted")?;
+            let id = ids[at].context("an image is to be predicted")?;
             batch.targets.push(Target { from: start + at - 1, id, weight: example.weight });
         }
         batch.ends.push(batch.targets.len());
-        let positions: Vec<i32> = match &example.positions {
-            Some(positions) => positions.iter().map(|&position| position as i32).collect(),
-            None => (0..example.len() as i32).collect(),
-        };
-        let len = positions.last().map_or(0, |&last| last as usize + 1);
-        batch.rows.push(Whole { positions, factors: self.model.rope_factors(len) });
+        // Where tokens are hidden, each moves back by as many as are hidden before it.
+        if let Some(shown) = &example.positions {
+            for (at, (position, &index)) in positions.iter_mut().zip(shown).enumerate() {
+                *position = position.map(|axis| axis + (index as i32 - at as i32));
+            }
+        }
+        let len =
+            example.positions.as_ref().map_or(ids.len(), |shown| shown.last().map_or(0, |&last| last as usize + 1));
+        batch.rows.push(Placement { positions, factors: self.model.text.rope_factors(len) });
         Ok(())
     }
 
-    fn tiles(&self, example: &Example) -> Result<Vec<Tiles>> {
-        example.tiles(self.processor, &self.limits, self.num_crops)
-    }
-
     fn features(&self, example: &Example) -> Result<Vec<Array>> {
-        let encode = |tiles: &Tiles| {
-            let vectors = self.model.encode_image(tiles)?;
+        let encode = |image: &Pixels| {
+            let vectors = self.model.encode_image(image)?;
             vectors.eval()?;
             Ok(vectors)
         };
-        self.tiles(example)?.iter().map(encode).collect()
+        example.pixels(self.processor, &self.limits, &self.image_options)?.iter().map(encode).collect()
     }
 }
 
@@ -186,17 +191,19 @@ pub struct Largest {
     pub positions: usize,
     /// Tokens of a batch that are to be predicted.
     pub targets: usize,
-    /// Positions of pictures of a batch.
+    /// Positions of images of a batch.
     pub image_tokens: usize,
+    /// Positions that the vision tower computes for the images of a batch.
+    pub tower_positions: usize,
 }
 
 impl Largest {
-    /// What reading such a batch at once asks of a model, with 144 positions for a tile as in published checkpoints.
+    /// What reading such a batch at once asks of a model.
     pub fn demand(&self) -> Demand {
         Demand {
             prompt_tokens: self.positions,
             image_tokens: self.image_tokens,
-            tiles: self.image_tokens.div_ceil(144).min(MOST_TILES),
+            tower_positions: self.tower_positions.min(TOWER_POSITIONS_AT_ONCE),
             prefill_step_size: self.positions,
             ..Demand::default()
         }
@@ -219,10 +226,12 @@ impl Largest {
                 sum.positions += example.len();
                 sum.targets += example.supervised_tokens();
                 sum.image_tokens += example.image_tokens().iter().sum::<usize>();
+                sum.tower_positions += example.images.iter().map(|image| image.layout.tower_positions).sum::<usize>();
             }
             largest.positions = largest.positions.max(sum.positions);
             largest.targets = largest.targets.max(sum.targets);
             largest.image_tokens = largest.image_tokens.max(sum.image_tokens);
+            largest.tower_positions = largest.tower_positions.max(sum.tower_positions);
         }
         largest
     }

@@ -1,10 +1,10 @@
-//! The loss over the steps, as a picture and as text.
+//! The loss over the steps, as an image and as text.
 
 mod axis;
-mod picture;
+mod drawing;
 mod text;
 
-pub use picture::write_curve;
+pub use drawing::write_curve;
 pub use text::plot_text;
 
 use super::metrics::{Record, Training, Validation};

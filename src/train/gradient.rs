@@ -10,18 +10,18 @@ use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::Param;
 use crate::engine::distribution::Distribution;
-use crate::models::{Model, Whole};
+use crate::models::{Model, Placement, Row};
 use crate::parallel::parallel;
-use crate::processor::{TILE_LEN, Tiles};
+use crate::processor::images::Pixels;
 
-/// What a piece of a row is.
+/// A piece of a row.
 pub enum Piece {
     /// Token ids.
     Tokens(Vec<u32>),
-    /// Vectors that stand for a picture, `[1, image_tokens, hidden_size]`.
+    /// Vectors that stand for an image, `[1, tokens, hidden_size]`.
     Features(Array),
-    /// A picture that the model is to encode.
-    Picture(Tiles),
+    /// An image that the model is to encode.
+    Image(Pixels),
 }
 
 /// Rows that are read together, one after the other in one line.
@@ -30,7 +30,7 @@ pub struct Batch {
     /// Of all rows.
     pub pieces: Vec<Piece>,
     /// Where each row's tokens stand.
-    pub rows: Vec<Whole>,
+    pub rows: Vec<Placement>,
     /// What is to be predicted, row by row.
     pub targets: Vec<Target>,
     /// Where each row's targets end.
@@ -72,13 +72,14 @@ pub struct Outcome {
 /// Targets whose logits are computed at once where memory is to be spared.
 pub(crate) const TARGETS_AT_ONCE: usize = 256;
 
-/// Tiles that are looked at together: those of a picture that is cut into 16.
-pub(super) const MOST_TILES: usize = 17;
+/// Positions of the vision tower that are computed at once, unless a single image has more: those of 17 tiles of 577, as
+/// Phi-3.5-vision has them for an image that is cut into 16.
+pub(super) const TOWER_POSITIONS_AT_ONCE: usize = 17 * 577;
 
 /// A model and those of its tensors that are trained.
 pub struct Trained<'m> {
     /// The model.
-    pub model: &'m dyn Model,
+    pub model: &'m Model,
     /// Names and places of the tensors.
     pub params: Vec<(String, Param)>,
     /// Keep only what enters the layers, and compute each once more on the way back (Chen et al. 2016).
@@ -98,8 +99,8 @@ impl Trained<'_> {
     /// The last hidden states of the batch, `[1, n of all rows, hidden_size]`, computed layer by layer.
     pub fn hidden(&self, batch: &Batch) -> Result<Array> {
         let mut x = self.embed(batch)?;
-        for layer in 0..self.model.num_layers() {
-            x = self.model.read(layer..layer + 1, &x, &batch.rows)?;
+        for layer in 0..self.model.text.num_layers() {
+            x = self.read(layer..layer + 1, &x, batch)?;
             x.eval()?;
         }
         Ok(x)
@@ -128,7 +129,7 @@ impl Trained<'_> {
     fn at_once(&self, batch: &Batch) -> Result<(Array, Vec<Array>)> {
         let all: Vec<usize> = (0..self.params.len()).collect();
         let whole = |_: Option<&Array>| {
-            let x = self.model.read(0..self.model.num_layers(), &self.embed(batch)?, &batch.rows)?;
+            let x = self.read(0..self.model.text.num_layers(), &self.embed(batch)?, batch)?;
             self.loss(&x, &batch.targets)
         };
         let (loss, _, gradients) = self.back(whole, None, &all, &Array::from_f32(1.0))?;
@@ -136,7 +137,7 @@ impl Trained<'_> {
     }
 
     fn by_layers(&self, batch: &Batch) -> Result<(Array, Vec<Array>)> {
-        let layers = self.model.num_layers();
+        let layers = self.model.text.num_layers();
         let stages = Stages::of(&self.params, layers);
         let first = stages.first_layer();
         let mut gradients: Vec<Option<Array>> = vec![None; self.params.len()];
@@ -156,7 +157,7 @@ impl Trained<'_> {
         for layer in 0..layers {
             x.eval()?;
             entering.push((layer >= first).then(|| x.clone()));
-            x = self.model.read(layer..layer + 1, &x, &batch.rows)?;
+            x = self.read(layer..layer + 1, &x, batch)?;
         }
         x.eval()?;
 
@@ -173,7 +174,7 @@ impl Trained<'_> {
         drop(x);
 
         for layer in (first..layers).rev() {
-            let read = |x: Option<&Array>| self.model.read(layer..layer + 1, x.expect("x is given"), &batch.rows);
+            let read = |x: Option<&Array>| self.read(layer..layer + 1, x.expect("x is given"), batch);
             let x = entering[layer].take();
             let (_, dx, new) = self.back(read, x.as_ref(), &stages.layers[layer], &cotangent)?;
             cotangent = dx.expect("x is given");
@@ -215,40 +216,47 @@ impl Trained<'_> {
         Ok((outputs.remove(0), dx, gradients))
     }
 
+    /// The hidden states of a batch after some of the layers, `[1, n of all rows, hidden_size]`.
+    fn read(&self, layers: Range<usize>, x: &Array, batch: &Batch) -> Result<Array> {
+        let mut rows: Vec<Row> = batch.rows.iter().map(Row::whole).collect();
+        self.model.text.forward(layers, x, &mut rows)
+    }
+
     /// `[1, n of all rows, hidden_size]`
     fn embed(&self, batch: &Batch) -> Result<Array> {
-        let mut pictures = self.pictures(batch)?.into_iter();
+        let mut images = self.images(batch)?.into_iter();
         let vectors = batch.pieces.iter().map(|piece| match piece {
-            Piece::Tokens(ids) => self.model.embed_tokens(ids),
+            Piece::Tokens(ids) => self.model.text.embed_tokens(ids),
             Piece::Features(features) => Ok(features.clone()),
-            Piece::Picture(_) => Ok(pictures.next().expect("all pictures were encoded")),
+            Piece::Image(_) => Ok(images.next().expect("all images were encoded")),
         });
         concatenate(&vectors.collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// The vectors of the batch's pictures, of which some are looked at together, and all projected: what comes back to the
-    /// weights is summed fewer times.
-    fn pictures(&self, batch: &Batch) -> Result<Vec<Array>> {
-        let pictures = batch.pieces.iter().filter_map(|piece| match piece {
-            Piece::Picture(tiles) => Some(tiles),
+    /// The vectors of the batch's images, which are encoded some at a time and all projected at once: their weights'
+    /// gradients are summed fewer times.
+    fn images(&self, batch: &Batch) -> Result<Vec<Array>> {
+        let images = batch.pieces.iter().filter_map(|piece| match piece {
+            Piece::Image(pixels) => Some(pixels),
             _ => None,
         });
-        let pictures: Vec<&Tiles> = pictures.collect();
-        let (mut seen, mut together, mut count) = (Vec::new(), Vec::new(), 0);
-        for &tiles in &pictures {
-            let more = tiles.distinct().len() / TILE_LEN;
-            if count > 0 && count + more > MOST_TILES {
-                seen.extend(self.model.image_features(&std::mem::take(&mut together))?);
-                count = 0;
-            }
-            together.push(tiles);
-            count += more;
-        }
-        if pictures.is_empty() {
+        let images: Vec<&Pixels> = images.collect();
+        if images.is_empty() {
             return Ok(Vec::new());
         }
-        seen.extend(self.model.image_features(&together)?);
-        self.model.project_images(&seen, &pictures)
+        let vision = self.model.vision()?;
+        let (mut features, mut together, mut positions) = (Vec::new(), Vec::new(), 0);
+        for &image in &images {
+            let more = image.layout.tower_positions;
+            if positions > 0 && positions + more > TOWER_POSITIONS_AT_ONCE {
+                features.extend(vision.encode(&std::mem::take(&mut together))?);
+                positions = 0;
+            }
+            together.push(image);
+            positions += more;
+        }
+        features.extend(vision.encode(&together)?);
+        vision.project(&features, &images)
     }
 
     /// Logits in float32 `[1, targets, vocab_size]`, and the targets' ids `[1, targets, 1]`.
@@ -257,7 +265,7 @@ impl Trained<'_> {
         let from: Vec<i32> = targets.iter().map(|target| target.from as i32).collect();
         let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
         let hidden = take_axis(x, Array::from_slice(&from, &[count]), 1)?;
-        Ok((self.model.logits(&hidden)?.as_dtype(Dtype::Float32)?, Array::from_slice(&ids, &[1, count, 1])))
+        Ok((self.model.text.logits(&hidden)?.as_dtype(Dtype::Float32)?, Array::from_slice(&ids, &[1, count, 1])))
     }
 
     /// The weighted sum of the losses.

@@ -20,7 +20,7 @@ pub struct Scope {
     /// Of the language model only modules whose paths this finds something in; none for attention and MLPs, or for all of
     /// it where its own tensors are changed.
     pub target: Option<Regex>,
-    /// And what makes pictures' features vectors of the language model.
+    /// And what makes images' features vectors of the language model.
     pub projector: bool,
     /// And the vision tower.
     pub vision: bool,
@@ -91,7 +91,7 @@ impl Plan {
         self.tensors.iter().map(|(_, shape)| count(shape)).sum()
     }
 
-    /// Whether what a picture becomes changes.
+    /// Whether what an image becomes changes.
     pub fn trains_vision(&self) -> bool {
         self.tensors.iter().any(|(name, _)| name.starts_with(VISION))
     }
@@ -183,7 +183,7 @@ impl Scope {
         for path in parts.linears.keys().filter(|path| self.wants(path, layers, by_default(path))) {
             ensure!(
                 chosen.contains_key(&format!("{path}.weight")),
-                "{path} is quantized and cannot be changed as a whole: take --fine-tune-type lora, or a model that is not \
+                "{path} is quantized and cannot be changed as a whole: take `fine_tune_type` lora, or a model that is not \
                  quantized"
             );
         }
@@ -213,14 +213,14 @@ impl Scope {
         layers: usize,
     ) -> Result<()> {
         if let Some(n) = self.num_layers.filter(|&n| n > layers) {
-            bail!("--num-layers: {n}, but the model has {layers}");
+            bail!("`num_layers`: {n}, but the model has {layers}");
         }
         let all: Vec<_> = all.collect();
         let has_vision = all.iter().any(|path| path.starts_with(VISION));
-        ensure!(has_vision || !self.projector, "--train-projector: this model has no vision");
-        ensure!(has_vision || !self.vision, "--train-vision: this model has no vision");
+        ensure!(has_vision || !self.projector, "`train_projector`: this model has no vision");
+        ensure!(has_vision || !self.vision, "`train_vision`: this model has no vision");
         let unfound = |regex: &&Regex| !all.iter().any(|path| regex.is_match(path));
-        for (flag, regex) in [("--target", &self.target), ("--freeze", &self.freeze)] {
+        for (flag, regex) in [("`target`", &self.target), ("`freeze`", &self.freeze)] {
             if let Some(regex) = regex.as_ref().filter(unfound) {
                 bail!(
                     "{flag}: {:?} is found in no path of the model, such as {LAYERS}0.self_attn.o_proj",
@@ -228,7 +228,7 @@ impl Scope {
                 );
             }
         }
-        ensure!(!chosen.is_empty(), "nothing is left to train: --target, --num-layers or --freeze leave all as it is");
+        ensure!(!chosen.is_empty(), "nothing is left to train: `target`, `num_layers` or `freeze` leave all as it is");
         Ok(())
     }
 }
@@ -246,7 +246,7 @@ fn new_adapter(linears: &BTreeMap<String, [i32; 2]>, settings: LoraSettings, dor
         let rank = settings.rank;
         ensure!(
             rank <= output.min(input),
-            "--rank: {rank} is more than {path} of {output} × {input} can have; {} or less is expected",
+            "`rank`: {rank} is more than {path} of {output} × {input} can have; {} or less is expected",
             output.min(input)
         );
         let bound = (input as f32).powf(-0.5);

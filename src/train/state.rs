@@ -20,7 +20,7 @@ pub const FILE: &str = "training.safetensors";
 pub struct Progress {
     /// Steps that were taken.
     pub step: usize,
-    /// Tokens that were read, pictures included.
+    /// Tokens that were read, images included.
     pub tokens: u64,
     /// Time that the run took, as far as it was reported.
     pub seconds: f64,
@@ -75,14 +75,14 @@ impl Saved {
     pub fn read(folder: &Path, settings: &Map<String, Value>) -> Result<Self> {
         let path = path(folder);
         let Some(contents) = arrays::read(&path)? else {
-            bail!("{} has no {FILE}: there is no run to go on with; leave --resume out", folder.display());
+            bail!("{} has no {FILE}: there is no run to go on with; leave `resume` out", folder.display());
         };
         let text =
             |key: &str| contents.metadata.get(key).with_context(|| format!("{} is no training file", path.display()));
         let before: Map<String, Value> = serde_json::from_str(text("settings")?)?;
         if let Some(other) = first_other(&before, settings) {
             bail!(
-                "{}: this run was begun with {other}; go on with that one, or begin anew with --force",
+                "{}: this run was begun with {other}; go on with that one, or begin anew with `force`",
                 folder.display()
             );
         }

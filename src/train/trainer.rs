@@ -290,7 +290,7 @@ impl<'e> Trainer<'e> {
         ensure!(
             grad_norm.is_finite() && loss.is_finite(),
             "step {step}: the loss is {loss} and the gradients' norm {grad_norm}: training has come apart; take a lower \
-             --learning-rate, or more --warmup-steps"
+             `learning_rate`, or more `warmup_steps`"
         );
         let learning_rate = self.settings.schedule.at(step);
         self.optimizer.step(&mut self.values, &gradients, learning_rate)?;

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use mlx_rs::ops::{exp, indexing::argmax_axis, logsumexp_axis};
+use mlx_rs::ops::indexing::argmax_axis;
+use mlx_rs::ops::{exp, logsumexp_axis};
 use mlx_rs::{Array, Dtype};
 use phi3v::engine::sequence::Sequence;
 use phi3v::processor::{Prompt, Segment};
@@ -136,9 +137,9 @@ fn an_imported_model_predicts_what_llama_cpp_predicts() {
 
     let model = models::load(&ModelFiles::read(&target).unwrap(), Some(Dtype::Float32), |_, _| ()).unwrap();
     let prompt = Prompt { text: String::new(), segments: vec![Segment::Text(ids)], images: Vec::new() };
-    let mut sequence = Sequence::new(model.as_ref(), &prompt).unwrap();
+    let mut sequence = Sequence::new(&model, &prompt).unwrap();
     let hidden = sequence.prefill(prompt.len(), 512, &mut |_, _| ControlFlow::Continue(())).unwrap().unwrap();
-    let ours = model.logits(&hidden).unwrap().reshape(theirs.shape()).unwrap();
+    let ours = model.text.logits(&hidden).unwrap().reshape(theirs.shape()).unwrap();
 
     let log = |logits: &Array| logits.subtract(logsumexp_axis(logits, -1, true).unwrap()).unwrap();
     let (log_ours, log_theirs) = (log(&ours), log(&theirs));

@@ -21,7 +21,7 @@ use assert_cmd::cargo::cargo_bin;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::{Engine, EngineOptions, Request};
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor};
+use phi3v::processor::{Message, Processor};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -89,14 +89,14 @@ fn phi3_5_vision(layers: u32) -> PathBuf {
 fn a_pretrained_model_answers_and_continues() {
     let files = ModelFiles::read(&smollm2()).unwrap();
     let model = models::load(&files, None, |_, _| ()).unwrap();
-    let processor = Processor::read(&files).unwrap();
-    let engine = Engine::new(model, Processor::read(&files).unwrap(), &files, EngineOptions::default()).unwrap();
+    let processor = models::processor(&files).unwrap();
+    let engine = Engine::new(model, models::processor(&files).unwrap(), &files, EngineOptions::default()).unwrap();
     let mut conversation = Vec::new();
     for (question, expected) in
         [("What is the capital of France?", "Paris"), ("And what is the capital of Italy?", "Rome")]
     {
         conversation.push(Message::new("user", question));
-        let prompt = processor.prepare(&conversation, &[], NumCrops::Checkpoint).unwrap();
+        let prompt = processor.prepare(&conversation, &[], &ImageOptions::default()).unwrap();
         let request = Request::new(prompt, 40);
         let answer = engine.generate(request, |_| ControlFlow::Continue(())).unwrap();
         println!("{question} {}", answer.text);

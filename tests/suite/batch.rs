@@ -18,16 +18,16 @@ use phi3v::engine::sequence::Sequence;
 use phi3v::engine::speculate::Speculation;
 use phi3v::engine::{Engine, EngineOptions, Event, FinishReason, Generation, Request};
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor, Prompt, Segment};
+use phi3v::processor::{Message, Prompt, Segment};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::common::{copy_of, edit_json, golden, save, tensors};
+use crate::common::{copy_of, crops, edit_json, golden, save, tensors};
 
 fn engine(folder: &Path, options: EngineOptions) -> Engine {
     let files = ModelFiles::read(folder).unwrap();
     let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
-    Engine::new(model, Processor::read(&files).unwrap(), &files, options).unwrap()
+    Engine::new(model, models::processor(&files).unwrap(), &files, options).unwrap()
 }
 
 fn tiny() -> Engine {
@@ -43,18 +43,18 @@ fn near_boundary() -> TempDir {
 
 fn ask(engine: &Engine, text: &str, images: &[RgbImage], max_tokens: usize) -> Request {
     let messages = [Message::new("user", text)];
-    Request::new(engine.processor().prepare(&messages, images, NumCrops::Fixed(1)).unwrap(), max_tokens)
+    Request::new(engine.processor().prepare(&messages, images, &crops(1)).unwrap(), max_tokens)
 }
 
 fn alone(engine: &Engine, request: Request) -> Generation {
     engine.generate(request, |_| ControlFlow::Continue(())).unwrap()
 }
 
-fn picture(seed: u8) -> RgbImage {
+fn image(seed: u8) -> RgbImage {
     RgbImage::from_fn(30, 20, |x, y| Rgb([(x as u8 * 7) ^ seed, y as u8 * 11, seed.wrapping_mul(37)]))
 }
 
-/// Requests of all kinds: short and long, with pictures and without, greedy and sampled, with stop strings.
+/// Requests of all kinds: short and long, with images and without, greedy and sampled, with stop strings.
 fn requests(engine: &Engine) -> Vec<Request> {
     let sampled = |seed| Sampling { temperature: 1.0, top_p: 0.95, seed, ..Sampling::default() };
     let penalized = Sampling { repetition_penalty: 1.3, top_k: 20, ..sampled(5) };
@@ -63,8 +63,8 @@ fn requests(engine: &Engine) -> Vec<Request> {
     vec![
         ask(engine, "Hi", &[], 50),
         Request { sampling: sampled(1), ..ask(engine, "Tell me a story about a small fox.", &[], 30) },
-        ask(engine, "What is this?", &[picture(1)], 12),
-        Request { sampling: penalized, ..ask(engine, "And which colour has it?", &[picture(2)], 9) },
+        ask(engine, "What is this?", &[image(1)], 12),
+        Request { sampling: penalized, ..ask(engine, "And which colour has it?", &[image(2)], 9) },
         Request { stop: vec![whole[middle..].to_owned()], ..ask(engine, "Count to ten.", &[], 40) },
         Request { sampling: sampled(2), ..ask(engine, "x", &[], 1) },
         ask(engine, &"Many words make a long prompt. ".repeat(12), &[], 17),
@@ -150,7 +150,7 @@ fn a_request_waits_for_memory_and_is_refused_where_it_never_fits() {
     assert!(ended.iter().all(|(_, tokens)| *tokens == ended[0].1));
 
     let error = batch.submit(9, ask(&engine, "Hi", &[], 5000)).unwrap_err().to_string();
-    assert!(error.contains("an answer of up to 5000 tokens take") && error.contains("--kv-bits 8"), "{error}");
+    assert!(error.contains("an answer of up to 5000 tokens take") && error.contains("`kv_bits` 8"), "{error}");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn chain() -> TempDir {
 
 /// A prompt of some hundred positions.
 fn long(engine: &Engine, max_tokens: usize) -> Request {
-    ask(engine, &"Many words make a long prompt. ".repeat(30), &[picture(3)], max_tokens)
+    ask(engine, &"Many words make a long prompt. ".repeat(30), &[image(3)], max_tokens)
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
     let engine = remembering();
     let plain = tiny();
     let turn = |engine: &Engine, messages: &[Message]| {
-        let prompt = engine.processor().prepare(messages, &[picture(4)], NumCrops::Fixed(1)).unwrap();
+        let prompt = engine.processor().prepare(messages, &[image(4)], &crops(1)).unwrap();
         alone(engine, Request::new(prompt, 6))
     };
     let mut messages = vec![Message::new("user", "What is this?")];
@@ -312,8 +312,8 @@ fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
     // The same again: all but the last position is known.
     let third = turn(&engine, &messages);
     assert_eq!((third.cached_tokens, third.tokens), (third.prompt_tokens - 1, second.tokens));
-    // Another picture shares nothing.
-    let other = engine.processor().prepare(&messages, &[picture(5)], NumCrops::Fixed(1)).unwrap();
+    // Another image shares nothing.
+    let other = engine.processor().prepare(&messages, &[image(5)], &crops(1)).unwrap();
     let other = alone(&engine, Request::new(other, 6));
     assert!(other.cached_tokens < 10, "{}", other.cached_tokens);
 }
@@ -336,7 +336,7 @@ fn a_saved_prompt_goes_on_in_another_process_and_belongs_to_its_model() {
         assert_eq!((again.tokens, again.cached_tokens), (answer.tokens, answer.prompt_tokens - 1));
 
         let error = format!("{:#}", engine().load_prompt(&file, "another model").unwrap_err());
-        assert!(error.contains("prompt.safetensors") && error.contains("another model, adapter or --dtype"), "{error}");
+        assert!(error.contains("prompt.safetensors") && error.contains("another model, adapter or `dtype`"), "{error}");
         let other = with_cache(CacheSettings { max_size: Some(99), ..cache }, 512);
         let error = format!("{:#}", other.load_prompt(&file, "this model").unwrap_err());
         assert!(error.contains("other --max-kv-size"), "{error}");
@@ -368,10 +368,10 @@ fn a_models_identity_is_that_of_its_weights() {
 }
 
 #[test]
-fn pictures_are_kept_in_a_folder_and_in_bounds() {
+fn images_are_kept_in_a_folder_and_in_bounds() {
     let folder = TempDir::new().unwrap();
     let engine = |most_bytes, identity| tiny().keep_features(folder.path(), most_bytes, identity).unwrap();
-    let look = |engine: &Engine, seed| alone(engine, ask(engine, "What is this?", &[picture(seed)], 4));
+    let look = |engine: &Engine, seed| alone(engine, ask(engine, "What is this?", &[image(seed)], 4));
     let files = || fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
 
     let first = look(&engine(1 << 30, "m"), 1);
@@ -399,9 +399,9 @@ fn pictures_are_kept_in_a_folder_and_in_bounds() {
 }
 
 #[test]
-fn two_engines_share_a_folder_of_pictures() {
+fn two_engines_share_a_folder_of_images() {
     let folder = TempDir::new().unwrap();
-    let expected = alone(&tiny(), ask(&tiny(), "What is this?", &[picture(1)], 4)).tokens;
+    let expected = alone(&tiny(), ask(&tiny(), "What is this?", &[image(1)], 4)).tokens;
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -409,7 +409,7 @@ fn two_engines_share_a_folder_of_pictures() {
                     // Room for one: each removes what the other needs.
                     let engine = tiny().keep_features(folder.path(), 100_000, "m").unwrap();
                     for seed in [1, 2] {
-                        let answer = alone(&engine, ask(&engine, "What is this?", &[picture(seed)], 4));
+                        let answer = alone(&engine, ask(&engine, "What is this?", &[image(seed)], 4));
                         assert!(seed != 1 || answer.tokens == expected);
                     }
                 }
@@ -449,7 +449,7 @@ fn guesses_change_nothing_but_time() {
     let draft = |folder: &Path| {
         let files = ModelFiles::read(folder).unwrap();
         let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
-        let tokenizer = Processor::read(&files).unwrap().tokenizer;
+        let tokenizer = models::processor(&files).unwrap().tokenizer;
         Speculation::draft(model, &tokenizer, &tiny().processor().tokenizer, 3).unwrap()
     };
     let (proposed, accepted) = compare(&tiny(), &tiny().speculate(draft(&golden("phi3v-tiny"))), 30);
@@ -462,7 +462,7 @@ fn guesses_change_nothing_but_time() {
 fn a_draft_of_another_family_is_refused() {
     let files = ModelFiles::read(&golden("text/qwen2")).unwrap();
     let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
-    let tokenizer = Processor::read(&files).unwrap().tokenizer;
+    let tokenizer = models::processor(&files).unwrap().tokenizer;
     let refused = Speculation::draft(model, &tokenizer, &tiny().processor().tokenizer, 3);
     assert!(refused.is_err_and(|error| error.to_string().contains("another vocabulary")));
 }
@@ -494,7 +494,7 @@ fn an_early_stop_ends_where_the_model_could_have_ended() {
 fn options_are_scored_as_if_each_was_alone() {
     let folder = near_boundary();
     for engine in [tiny(), engine(folder.path(), EngineOptions::default())] {
-        let prompt = ask(&engine, "Which one?", &[picture(6)], 1).prompt;
+        let prompt = ask(&engine, "Which one?", &[image(6)], 1).prompt;
         let options = ["yes", "yes indeed", "no", "a very long answer with many words"].map(str::to_owned);
         let ids = engine.processor().encode_answers(&prompt.text, &options).unwrap();
         let choice = engine.choose(&prompt, &options).unwrap();

@@ -264,7 +264,7 @@ fn nothing_is_measured_or_written_that_makes_no_sense() {
     fails(2, &[], "--shape <NAME>");
     fails(2, &with(&["--json", "--markdown"]), "cannot be used with");
     fails(2, &with(&["--list-shapes"]), "cannot be used with");
-    fails(1, &["--shape", "phi-3.5-vision", "--num-crops", "4,16"], "there are no pictures to cut");
+    fails(1, &["--shape", "phi-3.5-vision", "--num-crops", "4,16"], "there are no images to cut");
     fails(2, &["--model", "x", "--q-bits", "4"], "cannot be used with");
     fails(2, &["--q-bits", "4"], "--shape");
     let nowhere = folder.path().join("none/report.json");
@@ -303,7 +303,7 @@ fn the_end_of_the_first_factors_is_reached_and_left() {
 #[test]
 fn shapes_are_listed() {
     let (list, _) = succeeds(&["bench", "--list-shapes"]);
-    assert!(list.lines().any(|line| line.starts_with("phi-3.5-vision") && line.contains("4.15 B  pictures")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("phi-3.5-vision") && line.contains("4.15 B  images")), "{list}");
     assert!(list.lines().any(|line| line.starts_with("qwen2.5-0.5b") && line.contains("494.0 M  text")), "{list}");
 }
 
@@ -324,7 +324,7 @@ fn what_ends_early_keeps_the_points_before() {
         depth: vec![0],
     };
     let points = sweep(&[0, 1]).points();
-    bench::run(&mut report, &*model, &facts, &points, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    bench::run(&mut report, &model, &facts, &points, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(report.points.len(), 1);
     assert!(report.points[0].phases[&PhaseName::Decode].share.is_some());
     let mut second = points[0];
@@ -333,7 +333,7 @@ fn what_ends_early_keeps_the_points_before() {
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
     };
-    assert!(!bench::run(&mut report, &*model, &facts, &[points[0], second], &mut until).unwrap());
+    assert!(!bench::run(&mut report, &model, &facts, &[points[0], second], &mut until).unwrap());
     assert_eq!(report.points.len(), 2);
 }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use phi3v::checkpoint::ModelFiles;
-use phi3v::processor::Processor;
 
 use crate::common::{assert_failure, copy_of, fails, golden, json_file, path, phi3v, succeeds, text, told};
 
@@ -79,7 +78,7 @@ fn answers_are_those_of_generate_and_nothing_else_is_on_stdout() {
 #[test]
 fn a_turn_reads_only_what_is_new() {
     let files = ModelFiles::read(&golden("phi3v-tiny")).unwrap();
-    let processor = Processor::read(&files).unwrap();
+    let processor = phi3v::models::processor(&files).unwrap();
     // The answer's last token, whose keys were not computed as nothing came after it, and what follows it.
     let new = |question: &str| {
         let text = format!("<|end|>\n<|user|>\n{question}<|end|>\n<|assistant|>\n");
@@ -109,7 +108,7 @@ fn a_turn_reads_only_what_is_new_to_a_text_model() {
 }
 
 #[test]
-fn pictures_are_attached_to_the_next_question() {
+fn images_are_attached_to_the_next_question() {
     let folder = tempfile::tempdir().unwrap();
     let spaced = folder.path().join("my photo.png");
     std::fs::copy(photo(), &spaced).unwrap();
@@ -132,7 +131,7 @@ fn pictures_are_attached_to_the_next_question() {
     }
     // One now and one later; then as if both had been there from the start.
     let said = say(&format!("/image {}\nOne?\n/image {right}\n/image\nTwo?\n/stats\n", photo()));
-    assert!(said.stderr.matches("picture 2: right.png").count() == 2, "{}", said.stderr);
+    assert!(said.stderr.matches("image 2: right.png").count() == 2, "{}", said.stderr);
     let (prompt, cached) = said.last_prompt();
     assert!(cached > 757 && prompt > cached + 200, "{}", said.stderr);
 
@@ -154,9 +153,9 @@ fn undo_clear_and_regenerate() {
     );
     assert!(said.stderr.contains("the temperature is 0"), "{}", said.stderr);
 
-    // An undone question leaves no picture behind.
-    let picture = format!("/image {}\nOne?\n/undo\nTwo?\n/image {}\n/undo\nThree?\n", photo(), photo());
-    assert_eq!(say(&picture).answers[1..], say("Two?\nThree?\n").answers);
+    // An undone question leaves no image behind.
+    let image = format!("/image {}\nOne?\n/undo\nTwo?\n/image {}\n/undo\nThree?\n", photo(), photo());
+    assert_eq!(say(&image).answers[1..], say("Two?\nThree?\n").answers);
 
     let sampled = |input: &str| say_to(&tiny(), &["--temperature", "1"], input).answers;
     let answers = sampled("One?\n/regenerate\n/regenerate\nTwo?\n");
@@ -167,11 +166,11 @@ fn undo_clear_and_regenerate() {
 #[test]
 fn a_saved_conversation_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, picture) = (folder.path().join("talk.json"), folder.path().join("a photo.png"));
-    std::fs::copy(photo(), &picture).unwrap();
-    let (file, picture) = (path(&file), path(&picture));
+    let (file, image) = (folder.path().join("talk.json"), folder.path().join("a photo.png"));
+    std::fs::copy(photo(), &image).unwrap();
+    let (file, image) = (path(&file), path(&image));
     let args = ["--system", "Be brief.", "--num-crops", "2"];
-    let before = say_to(&tiny(), &args, &format!("'{picture}' One?\nTwo?\n/save {file}\nThree?\n"));
+    let before = say_to(&tiny(), &args, &format!("'{image}' One?\nTwo?\n/save {file}\nThree?\n"));
     assert_eq!(before.errors(), [""; 0]);
     let saved = json_file(Path::new(file));
     assert_eq!((&saved["version"], &saved["system"]), (&1.into(), &"Be brief.".into()));
@@ -179,14 +178,14 @@ fn a_saved_conversation_goes_on() {
         (&saved["model"], &saved["messages"][1]["content"]),
         (&tiny().into(), &before.answers[0].clone().into())
     );
-    assert_eq!(saved["messages"][0]["pictures"][0]["source"], picture);
+    assert_eq!(saved["messages"][0]["images"][0]["source"], image);
 
     let after = say(&format!("/load {file}\nThree?\n/save {file}\n"));
     assert_eq!(after.answers, before.answers[2..]);
-    assert!(after.stderr.contains("2 questions with answers, 1 picture"), "{}", after.stderr);
+    assert!(after.stderr.contains("2 questions with answers, 1 image"), "{}", after.stderr);
     assert_eq!(json_file(Path::new(file))["messages"].as_array().unwrap().len(), 6);
 
-    std::fs::remove_file(picture).unwrap();
+    std::fs::remove_file(image).unwrap();
     let gone = say(&format!("One?\n/load {file}\nTwo?\n"));
     assert_eq!(gone.answers, say("One?\nTwo?\n").answers, "the conversation is as it was");
     assert!(gone.errors()[0].contains("a photo.png") && gone.errors()[0].contains("talk.json"), "{}", gone.stderr);

@@ -73,15 +73,15 @@ fn generate_prints_one_json_object() {
 }
 
 #[test]
-fn generate_reads_the_prompt_or_a_picture_from_stdin() {
+fn generate_reads_the_prompt_or_a_image_from_stdin() {
     let from_stdin = |args: &[&str], input: &[u8]| text(&told(args, input).stdout);
     let tiny = tiny();
     let (given, _) = succeeds(&["generate", "-m", &tiny, "-p", "Hello there", "-n", "6", "-q"]);
     assert_eq!(from_stdin(&["generate", "-m", &tiny, "-p", "-", "-n", "6", "-q"], b"Hello there\n"), given);
 
     let (given, _) = succeeds(&["generate", "-m", &tiny, "-p", "Hi", "-i", &photo(), "-n", "6", "-q"]);
-    let picture = std::fs::read(photo()).unwrap();
-    assert_eq!(from_stdin(&["generate", "-m", &tiny, "-p", "Hi", "-i", "-", "-n", "6", "-q"], &picture), given);
+    let image = std::fs::read(photo()).unwrap();
+    assert_eq!(from_stdin(&["generate", "-m", &tiny, "-p", "Hi", "-i", "-", "-n", "6", "-q"], &image), given);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn generate_says_when_longrope_switches() {
 }
 
 #[test]
-fn what_is_wrong_with_pictures_is_said() {
+fn what_is_wrong_with_images_is_said() {
     let tiny = tiny();
     let folder = golden("phi3v-tiny").display().to_string();
     let json = golden("phi3v-tiny/config.json").display().to_string();
@@ -111,8 +111,8 @@ fn what_is_wrong_with_pictures_is_said() {
         &["generate", "-m", &tiny, "-p", "Hi", "-i", &photo(), "--max-image-pixels", "1000"],
         "--max-image-pixels",
     );
-    fails(1, &["generate", "-m", &tiny, "-p", "<|image_1|>"], "no pictures are given");
-    fails(1, &["generate", "-m", &tiny, "-p", "<|image_2|>", "-i", &photo()], "1 picture is given");
+    fails(1, &["generate", "-m", &tiny, "-p", "<|image_1|>"], "no images are given");
+    fails(1, &["generate", "-m", &tiny, "-p", "<|image_2|>", "-i", &photo()], "1 image is given");
     fails(1, &["generate", "-m", &tiny, "-p", "-", "-i", "-"], "stdin (-) can be read only once");
     let text_model = golden("text/phi3").display().to_string();
     fails(1, &["generate", "-m", &text_model, "-p", "Hi", "-i", &photo()], "no vision");
@@ -164,7 +164,7 @@ fn what_is_wrong_with_prompts_and_models_is_said() {
         fails(1, &["generate", "-m", path(folder.path()), "-p", "Hi"], expected);
     }
     for (tokens, expected) in
-        [(36, "num_img_tokens is 36, but the vision tower makes 144 of a tile"), (35, "which 35 vectors")]
+        [(36, "num_img_tokens is 36, but the vision tower makes 144 of a tile"), (35, "which 35 tokens")]
     {
         let folder = copy_of("phi3v-tiny");
         let file = folder.path().join("preprocessor_config.json");

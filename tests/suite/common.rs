@@ -11,6 +11,9 @@ use mlx_rs::{Array, Dtype};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sequence::Sequence;
 use phi3v::models;
+use phi3v::models::Placement;
+use phi3v::nn::RopeFactors;
+use phi3v::processor::images::{ImageOptions, NumCrops};
 use phi3v::processor::{Prompt, Segment, Tokenizer};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -71,7 +74,7 @@ pub(crate) fn bytes(array: &Array) -> Vec<u8> {
     array.as_slice::<u8>().to_vec()
 }
 
-pub(crate) fn load(folder: &Path) -> Result<Box<dyn models::Model>, String> {
+pub(crate) fn load(folder: &Path) -> Result<models::Model, String> {
     let load = || models::load(&ModelFiles::read(folder)?, Some(Dtype::Float32), |_, _| ());
     load().map_err(|e| format!("{e:#}"))
 }
@@ -81,7 +84,7 @@ pub(crate) fn logits(model: &Path) -> Vec<f32> {
     let model = load(model).unwrap();
     let segments = vec![Segment::Text(vec![1, 427, 399, 436, 377, 355])];
     let prompt = Prompt { text: String::new(), segments, images: Vec::new() };
-    Sequence::new(model.as_ref(), &prompt).unwrap().next_logits(4).unwrap()
+    Sequence::new(&model, &prompt).unwrap().next_logits(4).unwrap()
 }
 
 pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
@@ -134,4 +137,14 @@ pub(crate) fn assert_failure(output: &Output, code: i32, args: &[&str], expected
     assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{args:?}: {stderr}");
     assert!(code == 2 || stderr.trim_end().lines().count() == 1, "{args:?}: {stderr}");
     assert!(!stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"), "{stderr}");
+}
+
+/// Images cut into at most so many tiles.
+pub(crate) fn crops(n: u32) -> ImageOptions {
+    ImageOptions { num_crops: Some(NumCrops::Fixed(n)), ..ImageOptions::default() }
+}
+
+/// Where the `n` tokens of a text stand.
+pub(crate) fn placement(n: i32) -> Placement {
+    Placement { positions: (0..n).map(|position| [position; 3]).collect(), factors: RopeFactors::Short }
 }

@@ -55,7 +55,7 @@ fn it_sees_and_packing_costs_little() {
     }
 }
 
-/// The held-out rows, whose pictures are found from anywhere.
+/// The held-out rows, whose images are found from anywhere.
 fn rows() -> Vec<Value> {
     let rows = fs::read_to_string(data("test.jsonl")).unwrap();
     let row = |line| {
@@ -75,7 +75,7 @@ fn write(rows: impl Iterator<Item = Value>) -> NamedTempFile {
 }
 
 #[test]
-fn with_another_picture_it_is_right_by_luck_only() {
+fn with_another_image_it_is_right_by_luck_only() {
     let names: Vec<Value> = rows().into_iter().filter(|row| row["category"] == "naming").collect();
     let others = names.iter().cycle().skip(names.len() / 2);
     let file = write(names.iter().zip(others).map(|(row, other)| {
@@ -111,13 +111,13 @@ fn chat(args: &[&str], lines: &str) -> Vec<String> {
 
 #[test]
 fn a_second_question_is_understood_from_the_first() {
-    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo.png");
-    let args = ["--image", path(&picture)];
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo.png");
+    let args = ["--image", path(&image)];
     assert_eq!(chat(&args, "What is on the left?\nAnd on the right?\n"), ["apple", "balloon"]);
 }
 
 #[test]
-fn a_new_thing_is_learnt_from_a_few_pictures_and_little_is_forgotten() {
+fn a_new_thing_is_learnt_from_a_few_images_and_little_is_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let adapter = folder.path().join("adapter");
     let new = data("new/train.jsonl");

@@ -10,9 +10,10 @@ use phi3v::engine::sampler::Sampling;
 use phi3v::engine::text::Detokenizer;
 use phi3v::engine::{Engine, EngineOptions, Event, FinishReason, Generation, Request};
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor};
+use phi3v::processor::Message;
+use phi3v::processor::images::ImageOptions;
 
-use crate::common::{copy_of, edit_json, golden};
+use crate::common::{copy_of, crops, edit_json, golden};
 
 struct Setup {
     engine: Engine,
@@ -30,12 +31,12 @@ impl Setup {
     fn with(folder: &Path, options: EngineOptions) -> Self {
         let files = ModelFiles::read(folder).unwrap();
         let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
-        Self { engine: Engine::new(model, Processor::read(&files).unwrap(), &files, options).unwrap() }
+        Self { engine: Engine::new(model, models::processor(&files).unwrap(), &files, options).unwrap() }
     }
 
     fn request(&self, max_tokens: usize) -> Request {
         let message = Message::new("user", "Tell me a story about a small fox.");
-        let prompt = self.engine.processor().prepare(&[message], &[], NumCrops::Checkpoint).unwrap();
+        let prompt = self.engine.processor().prepare(&[message], &[], &ImageOptions::default()).unwrap();
         Request::new(prompt, max_tokens)
     }
 
@@ -182,12 +183,12 @@ fn requests_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn image_tags_must_match_the_pictures() {
+fn image_tags_must_match_the_images() {
     let setup = Setup::new();
     let image = RgbImage::new(20, 10);
     let prepare = |text: &str, images: usize| {
         let messages = [Message::new("user", text)];
-        let prompt = setup.engine.processor().prepare(&messages, &vec![image.clone(); images], NumCrops::Fixed(1));
+        let prompt = setup.engine.processor().prepare(&messages, &vec![image.clone(); images], &crops(1));
         prompt.map(|prompt| prompt.text).map_err(|e| e.to_string())
     };
     let user = |text: &str| format!("<|user|>\n{text}<|end|>\n<|assistant|>\n");
@@ -198,35 +199,36 @@ fn image_tags_must_match_the_pictures() {
         let error = prepare(text, images).unwrap_err();
         assert!(error.contains(expected), "{error}");
     };
-    refused("<|image_1|>", 0, "names <|image_1|>, but no pictures are given");
-    refused("<|image_1|>", 2, "2 pictures are given, but the prompt has no <|image_2|>");
+    refused("<|image_1|>", 0, "names <|image_1|>, but no images are given");
+    refused("<|image_1|>", 2, "2 images are given, but the prompt has no <|image_2|>");
     refused("<|image_1|> <|image_1|>", 1, "names <|image_1|> twice");
-    refused("<|image_0|>", 1, "names <|image_0|>, but 1 picture is given");
-    refused("<|image_99999999999999999999|>", 1, "but 1 picture is given");
+    refused("<|image_0|>", 1, "names <|image_0|>, but 1 image is given");
+    refused("<|image_99999999999999999999|>", 1, "but 1 image is given");
 }
 
 /// Llama's template writes the BOS, and its tokenizer would add another.
 #[test]
 fn a_chat_has_one_bos() {
     let setup = Setup::of(&golden("text/llama"));
-    let chat = setup.engine.processor().prepare(&[Message::new("user", "Hi")], &[], NumCrops::Checkpoint).unwrap();
+    let chat = setup.engine.processor().prepare(&[Message::new("user", "Hi")], &[], &ImageOptions::default()).unwrap();
     assert!(chat.text.starts_with("<s>[user] Hi"), "{}", chat.text);
-    assert_eq!(chat.input_ids().iter().filter(|&&id| id == 1).count(), 1);
-    let plain = setup.engine.processor().prepare_text("Hi", &[], NumCrops::Checkpoint).unwrap();
-    assert_eq!(plain.input_ids().iter().filter(|&&id| id == 1).count(), 1);
+    assert_eq!(chat.token_ids().filter(|&id| id == 1).count(), 1);
+    let plain = setup.engine.processor().prepare_text("Hi", &[], &ImageOptions::default()).unwrap();
+    assert_eq!(plain.token_ids().filter(|&id| id == 1).count(), 1);
 }
 
-/// The reference numbers pictures, whatever their order in the text.
+/// The reference numbers images, whatever their order in the text.
 #[test]
-fn pictures_are_placed_by_their_number() {
+fn images_are_placed_by_their_number() {
     let setup = Setup::new();
     let images = [RgbImage::new(40, 10), RgbImage::new(10, 10)];
     let messages = [Message::new("user", "<|image_2|><|image_1|>")];
-    let prompt = setup.engine.processor().prepare(&messages, &images, NumCrops::Fixed(4)).unwrap();
-    let mut runs = prompt.input_ids();
+    let prompt = setup.engine.processor().prepare(&messages, &images, &crops(4)).unwrap();
+    let ids = setup.engine.processor().input_ids(&prompt);
+    let mut runs = ids.clone();
     runs.dedup();
     runs.retain(|&id| id < 0);
     assert_eq!(runs, [-2, -1]);
-    let count = |id: i64| prompt.input_ids().iter().filter(|&&other| other == id).count();
-    assert_eq!((count(-1), count(-2)), (prompt.images[0].image_tokens(), prompt.images[1].image_tokens()));
+    let count = |id: i64| ids.iter().filter(|&&other| other == id).count();
+    assert_eq!((count(-1), count(-2)), (prompt.images[0].layout.tokens, prompt.images[1].layout.tokens));
 }

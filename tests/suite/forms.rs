@@ -74,7 +74,7 @@ fn one_of_several_answers_is_chosen() {
     assert!(choice["margin"].as_f64().unwrap() >= 0.0);
     let plain = answer(&["--choose", "a cat", "--choose", "a dog", "--choose", "a house"]).0;
     assert_eq!(plain.trim_end(), chosen["text"].as_str().unwrap());
-    // A picture decides, too.
+    // An image decides, too.
     let image = golden("phi3v-tiny/d2_gray/gray.png");
     let seen = json_answer(&["--image", path(&image), "--num-crops", "1", "--choose", "a cat", "--choose", "a dog"]);
     assert_ne!(seen["choice"]["options"][0]["log_probability"], choice["options"][0]["log_probability"]);
@@ -103,7 +103,7 @@ fn everything_is_explained_that_happened() {
     let (_, told) = answer(&args);
     for expected in [
         "prompt      \"<|user|>\\n<|image_1|>",
-        "tokens of picture 1,",
+        "tokens of image 1\n",
         "tile 1, 1: 12 lines of",
         "separator: ",
         "end         length",
@@ -116,16 +116,16 @@ fn everything_is_explained_that_happened() {
     let segments = output["explanation"]["segments"].as_array().unwrap();
     let tokens: u64 = segments.iter().map(|segment| segment["tokens"].as_u64().unwrap()).sum();
     assert_eq!(tokens, output["prompt_tokens"].as_u64().unwrap());
-    assert!(segments.iter().any(|segment| segment["positions"]["picture"]["tiles"].is_array()));
+    assert!(segments.iter().any(|segment| segment["positions"]["image"]["tiles"].is_array()));
 }
 
 #[test]
-fn prompts_and_pictures_are_kept_from_run_to_run() {
+fn prompts_and_images_are_kept_from_run_to_run() {
     let folder = TempDir::new().unwrap();
-    let (prompts, pictures) = (folder.path().join("prompt.cache"), folder.path().join("pictures"));
+    let (prompts, images) = (folder.path().join("prompt.cache"), folder.path().join("images"));
     let image = golden("phi3v-tiny/d2_gray/gray.png");
     let plain = ["--image", path(&image), "--num-crops", "1", "--max-tokens", "4"];
-    let kept = [&plain[..], &["--prompt-cache", path(&prompts), "--image-cache", path(&pictures)]].concat();
+    let kept = [&plain[..], &["--prompt-cache", path(&prompts), "--image-cache", path(&images)]].concat();
     let expected = json_answer(&plain);
     let (first, second) = (json_answer(&kept), json_answer(&kept));
     assert_eq!((&first["cached_tokens"], &first["cached_images"]), (&json!(0), &json!(0)));

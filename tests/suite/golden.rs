@@ -6,10 +6,10 @@ use mlx_rs::Dtype;
 use phi3v::checkpoint::ModelFiles;
 use phi3v::engine::sequence::Sequence;
 use phi3v::models;
-use phi3v::processor::{Message, NumCrops, Processor};
+use phi3v::processor::Message;
 use phi3v::verify::{CaseReport, verify};
 
-use crate::common::{copy_of, edit_json, golden};
+use crate::common::{copy_of, crops, edit_json, golden};
 
 fn assert_passes(folder: &str, steps: &[usize]) {
     let reports = verify(None, &golden(folder), steps, |_| ()).unwrap();
@@ -51,14 +51,14 @@ fn phi3_v_passes_on_text_and_chats() {
 }
 
 #[test]
-fn phi3_v_passes_on_pictures() {
+fn phi3_v_passes_on_images() {
     for case in ["a_photo", "c_two_images", "d1_rgba", "d2_gray", "d3_exif"] {
         assert_passes(&format!("phi3v-tiny/{case}"), &[64]);
     }
 }
 
 #[test]
-fn phi3_v_passes_on_an_upright_picture_in_sixteen_tiles() {
+fn phi3_v_passes_on_an_upright_image_in_sixteen_tiles() {
     assert_passes("phi3v-tiny/b_portrait", &[2048]);
 }
 
@@ -91,14 +91,14 @@ fn tokenizer_passes_with_a_bos_and_greedy_chat_tokens() {
     }
 }
 
-/// What a re-prefill at the boundary must equal: the same sequence read in one go, its picture included.
+/// What a re-prefill at the boundary must equal: the same sequence read in one go, its image included.
 #[test]
-fn crossing_the_boundary_keeps_the_picture() {
+fn crossing_the_boundary_keeps_the_image() {
     let folder = copy_of("phi3v-tiny");
     // The prompt below takes 329 positions.
     edit_json(&folder.path().join("config.json"), |json| json["original_max_position_embeddings"] = 333.into());
     let files = ModelFiles::read(folder.path()).unwrap();
-    let processor = Processor::read(&files).unwrap();
+    let processor = models::processor(&files).unwrap();
     let model = models::load(&files, Some(Dtype::Float32), |_, _| ()).unwrap();
     let image = image::open(golden("phi3v-tiny/d2_gray/gray.png")).unwrap().to_rgb8();
     let tokens = processor.tokenizer.encode("one two three four five six seven eight nine ten eleven twelve", false);
@@ -106,11 +106,11 @@ fn crossing_the_boundary_keeps_the_picture() {
 
     let prepare = |answer: &[u32]| {
         let message = Message::new("user", "What is this?");
-        let mut prompt = processor.prepare(&[message], std::slice::from_ref(&image), NumCrops::Fixed(1)).unwrap();
+        let mut prompt = processor.prepare(&[message], std::slice::from_ref(&image), &crops(1)).unwrap();
         prompt.segments.push(phi3v::processor::Segment::Text(answer.to_vec()));
         prompt
     };
-    let mut growing = Sequence::new(model.as_ref(), &prepare(&[])).unwrap();
+    let mut growing = Sequence::new(&model, &prepare(&[])).unwrap();
     growing.next_logits(64).unwrap();
     let mut crossings = 0;
     for (i, &token) in tokens.iter().enumerate() {
@@ -118,7 +118,7 @@ fn crossing_the_boundary_keeps_the_picture() {
         crossings += usize::from(crosses);
         let logits = growing.next_logits(64).unwrap();
         if crosses || i + 1 == tokens.len() {
-            let mut whole = Sequence::new(model.as_ref(), &prepare(&tokens[..=i])).unwrap();
+            let mut whole = Sequence::new(&model, &prepare(&tokens[..=i])).unwrap();
             let expected = whole.next_logits(2048).unwrap();
             let difference = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(difference < 1e-4, "after {i} tokens: {difference}");

@@ -13,17 +13,17 @@ use tempfile::TempDir;
 
 use crate::common::{fails, golden, path, phi3v, succeeds, text};
 
-/// A folder with a file of rows and two small pictures.
+/// A folder with a file of rows and two small images.
 struct Rows(TempDir);
 
 impl Rows {
     fn new(lines: &[impl ToString]) -> Self {
         let rows = Self(tempfile::tempdir().unwrap());
-        fs::create_dir(rows.path("pictures")).unwrap();
+        fs::create_dir(rows.path("images")).unwrap();
         for (name, value) in [("a", 40), ("b", 200)] {
             let pixels = (0..30 * 20 * 3).map(|at| (at % 7 * value) as u8).collect();
-            let picture = image::RgbImage::from_raw(30, 20, pixels).unwrap();
-            picture.save(rows.path(&format!("pictures/{name}.png"))).unwrap();
+            let image = image::RgbImage::from_raw(30, 20, pixels).unwrap();
+            image.save(rows.path(&format!("images/{name}.png"))).unwrap();
         }
         rows.write(lines);
         rows
@@ -83,13 +83,13 @@ fn without_row(mut answer: Value) -> Value {
 fn a_row_is_answered_as_if_it_were_alone() {
     let rows: [(Value, &[&str]); 10] = [
         (json!({"prompt": "Hello there"}), &["-p", "Hello there"]),
-        (json!({"prompt": "What?", "image": "pictures/a.png"}), &["-p", "What?", "-i", "a"]),
+        (json!({"prompt": "What?", "image": "images/a.png"}), &["-p", "What?", "-i", "a"]),
         (
-            json!({"prompt": "<|image_2|> or <|image_1|>", "images": ["pictures/a.png", "pictures/b.png"]}),
+            json!({"prompt": "<|image_2|> or <|image_1|>", "images": ["images/a.png", "images/b.png"]}),
             &["-p", "<|image_2|> or <|image_1|>", "-i", "a", "-i", "b"],
         ),
         (
-            json!({"prompt": "Why?", "system": "Be brief", "image": "pictures/b.png", "max_tokens": 9}),
+            json!({"prompt": "Why?", "system": "Be brief", "image": "images/b.png", "max_tokens": 9}),
             &["-p", "Why?", "-s", "Be brief", "-i", "b", "-n", "9"],
         ),
         (
@@ -97,7 +97,7 @@ fn a_row_is_answered_as_if_it_were_alone() {
             &["-p", "Say", "--temperature", "0.7", "--seed", "5"],
         ),
         (
-            json!({"prompt": "See", "image": "pictures/a.png", "temperature": 1.3, "top_p": 0.9, "top_k": 40, "seed": 9}),
+            json!({"prompt": "See", "image": "images/a.png", "temperature": 1.3, "top_p": 0.9, "top_k": 40, "seed": 9}),
             &["-p", "See", "-i", "a", "--temperature", "1.3", "--top-p", "0.9", "--top-k", "40", "--seed", "9"],
         ),
         (
@@ -130,9 +130,9 @@ fn a_row_is_answered_as_if_it_were_alone() {
     let answers = file.run(&["-n", "6"]);
     assert_eq!(answers.len(), rows.len());
     for (answer, (row, args)) in answers.iter().zip(&rows) {
-        let picture = |name: &str| path(&file.path(&format!("pictures/{name}.png"))).to_owned();
+        let image = |name: &str| path(&file.path(&format!("images/{name}.png"))).to_owned();
         let args: Vec<String> =
-            args.iter().map(|&arg| if arg == "a" || arg == "b" { picture(arg) } else { arg.into() }).collect();
+            args.iter().map(|&arg| if arg == "a" || arg == "b" { image(arg) } else { arg.into() }).collect();
         let tiny = golden("phi3v-tiny");
         let mut all = vec!["generate", "-m", path(&tiny), "--dtype", "float32", "--num-crops", "1", "--json"];
         if !args.contains(&"-n".to_owned()) {
@@ -150,11 +150,11 @@ fn a_row_is_answered_as_if_it_were_alone() {
 #[test]
 fn one_question_has_many_forms() {
     let uri = |file: &Rows| {
-        let bytes = fs::read(file.path("pictures/a.png")).unwrap();
+        let bytes = fs::read(file.path("images/a.png")).unwrap();
         format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes))
     };
     let file = Rows::new(&[""]);
-    let a = "pictures/a.png";
+    let a = "images/a.png";
     let chat =
         |content: Value| json!([{"role": "system", "content": "Be brief"}, {"role": "user", "content": content}]);
     let what = json!({"type": "text", "text": "What?"});
@@ -181,19 +181,19 @@ fn one_question_has_many_forms() {
 }
 
 #[test]
-fn a_conversation_has_turns_and_pictures_in_each() {
+fn a_conversation_has_turns_and_images_in_each() {
     let file = Rows::new(&[json!({
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "A?"}, {"type": "image"}]},
             {"role": "assistant", "content": "B"},
-            {"role": "user", "content": [{"type": "image", "image": "pictures/b.png"}, {"type": "text", "text": "C?"}]},
+            {"role": "user", "content": [{"type": "image", "image": "images/b.png"}, {"type": "text", "text": "C?"}]},
         ],
-        "image": "pictures/a.png",
+        "image": "images/a.png",
     })]);
     let chat = &file.run(&["-n", "4"])[0];
     let prompt =
         "<|user|>\nA?\n<|image_1|><|end|>\n<|assistant|>\nB<|end|>\n<|user|>\n<|image_2|>\nC?<|end|>\n<|assistant|>\n";
-    file.write(&[json!({"prompt": prompt, "images": ["pictures/a.png", "pictures/b.png"]})]);
+    file.write(&[json!({"prompt": prompt, "images": ["images/a.png", "images/b.png"]})]);
     assert_eq!(*chat, file.run(&["-n", "4", "--ignore-chat-template", "--force"])[0]);
 }
 
@@ -253,7 +253,7 @@ fn flags_that_do_not_go_together_are_refused() {
     file.fails(1, "-", &["--resume"], "--output - cannot be resumed");
     file.fails(1, "-", &["--force"], "--output - cannot be resumed or replaced");
     file.fails(1, "rows.jsonl", &["--force"], "that is the input");
-    file.fails(1, "pictures", &["--force"], "that is no file");
+    file.fails(1, "images", &["--force"], "that is no file");
     file.fails(1, "no/out.jsonl", &[], "there is no folder");
     fs::write(file.path("there.jsonl"), "precious").unwrap();
     file.fails(1, "there.jsonl", &[], "--resume goes on with it, --force replaces it");

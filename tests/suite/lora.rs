@@ -17,16 +17,16 @@ use mlx_rs::{Array, Dtype};
 use phi3v::adapter::Adapter;
 use phi3v::checkpoint::low_rank::Attached;
 use phi3v::checkpoint::{ModelFiles, Param};
-use phi3v::models::{self, Model, Whole};
-use phi3v::nn::RopeFactors;
-use phi3v::processor::images::{self, ImageLimits, ImageSource};
-use phi3v::processor::{NumCrops, Processor, Tiles};
+use phi3v::models::{self, Model};
+use phi3v::processor::images::{self, ImageLimits, ImageSource, Pixels};
 use phi3v::train::gradient::{Batch, Piece, Target, Trained};
+
+use crate::common::{crops, placement};
 
 const TINY: &str = "tests/golden/phi3v-tiny";
 
 /// The model in float32 with an adapter, and the adapter's tensors.
-fn adapted(adapter: Adapter) -> (Box<dyn Model>, Vec<(String, Param)>) {
+fn adapted(adapter: Adapter) -> (Model, Vec<(String, Param)>) {
     let files = ModelFiles::read(Path::new(TINY)).unwrap();
     let attached = Attached { adapter: Rc::new(adapter), share: 1.0, dropout: None };
     let weights = models::weights(&files, Some(Dtype::Float32)).unwrap().attach(attached);
@@ -37,10 +37,10 @@ fn adapted(adapter: Adapter) -> (Box<dyn Model>, Vec<(String, Param)>) {
 
 /// Both rows of the recording in one batch.
 fn golden_batch(golden: &std::collections::HashMap<String, Array>) -> Batch {
-    let processor = Processor::read(&ModelFiles::read(Path::new(TINY)).unwrap()).unwrap();
-    let picture = ImageSource::Path(Path::new(TINY).join("lora/sample.png"));
-    let picture = images::load(&picture, &ImageLimits::default()).unwrap();
-    let mut tiles = processor.tiles(&[picture], NumCrops::Fixed(1)).unwrap();
+    let processor = models::processor(&ModelFiles::read(Path::new(TINY)).unwrap()).unwrap();
+    let image = ImageSource::Path(Path::new(TINY).join("lora/sample.png"));
+    let image = images::load(&image, &ImageLimits::default()).unwrap();
+    let mut images = processor.pixels(&[image], &crops(1)).unwrap();
     let mut batch = Batch::default();
     let mut start = 0;
     for row in 0..2 {
@@ -49,14 +49,14 @@ fn golden_batch(golden: &std::collections::HashMap<String, Array>) -> Batch {
         for run in ids.chunk_by(|a, b| (*a < 0) == (*b < 0)) {
             batch.pieces.push(match run[0] {
                 0.. => Piece::Tokens(run.iter().map(|&id| id as u32).collect()),
-                _ => Piece::Picture(tiles.remove(0)),
+                _ => Piece::Image(images.remove(0)),
             });
         }
         for (at, &label) in labels.iter().enumerate().filter(|(_, label)| **label >= 0) {
             batch.targets.push(Target { from: start + at - 1, id: label as u32, weight: 1.0 });
         }
         batch.ends.push(batch.targets.len());
-        batch.rows.push(Whole { positions: (0..ids.len() as i32).collect(), factors: RopeFactors::Short });
+        batch.rows.push(placement(ids.len() as i32));
         start += ids.len();
     }
     batch
@@ -70,7 +70,7 @@ fn loss_and_gradients_are_those_of_the_reference() {
     let batch = golden_batch(&golden);
     assert_eq!(batch.targets.len(), 23);
     for checkpoint in [false, true] {
-        let trained = Trained { model: &*model, params: params.clone(), checkpoint };
+        let trained = Trained { model: &model, params: params.clone(), checkpoint };
         let (loss, gradients) = trained.loss_and_gradients(&batch).unwrap();
         let loss = loss / 23.0;
         assert!((loss / 12.349_251 - 1.0).abs() < 1e-5, "{loss}");
@@ -87,40 +87,43 @@ fn loss_and_gradients_are_those_of_the_reference() {
     }
 }
 
-/// A row of a question's place, a picture and a token that is to follow.
-fn row_of(picture: Tiles) -> Batch {
-    let count = picture.image_tokens() as i32 + 1;
+/// A row of a question's place, an image and a token that is to follow.
+fn row_of(image: Pixels) -> Batch {
+    let count = image.layout.tokens as i32 + 1;
     Batch {
-        pieces: vec![Piece::Tokens(vec![1]), Piece::Picture(picture)],
-        rows: vec![Whole { positions: (0..count).collect(), factors: RopeFactors::Short }],
+        pieces: vec![Piece::Tokens(vec![1]), Piece::Image(image)],
+        rows: vec![placement(count)],
         targets: vec![Target { from: count as usize - 1, id: 7, weight: 1.0 }],
         ends: vec![1],
     }
 }
 
 #[test]
-fn pictures_that_are_looked_at_together_are_seen_as_alone() {
+fn images_that_are_looked_at_together_are_seen_as_alone() {
     let files = ModelFiles::read(Path::new(TINY)).unwrap();
-    let processor = Processor::read(&files).unwrap();
+    let processor = models::processor(&files).unwrap();
     let model = models::build(&files, models::weights(&files, Some(Dtype::Float32)).unwrap()).unwrap();
-    let trained = Trained { model: &*model, params: Vec::new(), checkpoint: false };
+    let trained = Trained { model: &model, params: Vec::new(), checkpoint: false };
     // Tiles with the view of the whole: 1, 10, 7 | 13, 1, 1, which is as many as are looked at together and fewer.
     let sides = [(100, 100), (300, 300), (200, 300), (400, 300), (50, 50), (30, 30)];
-    let picture = |(at, (width, height)): (usize, (u32, u32))| {
+    let image = |(at, (width, height)): (usize, (u32, u32))| {
         let value = |x: u32, y: u32, c: u32| ((x * (3 + at as u32) + y * (7 + c)) % 251) as u8;
         let image = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| value(x, y, c))));
         let tiles = (width / 100 * (height / 100)).max(1);
-        processor.tiles(&[image], NumCrops::Fixed(tiles)).unwrap().remove(0)
+        processor.pixels(&[image], &crops(tiles)).unwrap().remove(0)
     };
-    let pictures: Vec<Tiles> = sides.into_iter().enumerate().map(picture).collect();
-    assert_eq!(pictures.iter().map(|tiles| tiles.rows * tiles.cols).collect::<Vec<_>>(), [1, 9, 6, 12, 1, 1]);
+    let images: Vec<Pixels> = sides.into_iter().enumerate().map(image).collect();
+    assert_eq!(
+        images.iter().map(|pixels| pixels.layout.grid.0 * pixels.layout.grid.1).collect::<Vec<_>>(),
+        [1, 9, 6, 12, 1, 1]
+    );
 
-    let alone = pictures.iter().map(|tiles| trained.evaluate(&row_of(tiles.clone())).unwrap().losses[0]);
+    let alone = images.iter().map(|pixels| trained.evaluate(&row_of(pixels.clone())).unwrap().losses[0]);
     let alone: Vec<f64> = alone.collect();
     let mut all = Batch::default();
     let mut start = 0;
-    for tiles in pictures {
-        let row = row_of(tiles);
+    for pixels in images {
+        let row = row_of(pixels);
         all.targets.extend(row.targets.iter().map(|target| Target { from: start + target.from, ..*target }));
         start += row.tokens();
         all.pieces.extend(row.pieces);
@@ -132,7 +135,7 @@ fn pictures_that_are_looked_at_together_are_seen_as_alone() {
     for (at, (alone, together)) in alone.iter().zip(&together).enumerate() {
         assert!((together / alone - 1.0).abs() < 1e-5, "{at}: {alone}, {together}");
     }
-    // A picture in another's place would be noticed.
+    // An image in another's place would be noticed.
     for (at, loss) in alone.iter().enumerate() {
         assert!(alone[..at].iter().all(|other| (other / loss - 1.0).abs() > 1e-4), "{at}: {alone:?}");
     }

@@ -19,6 +19,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod jsonl;
+mod layout;
 mod loopback;
 mod lora;
 mod parquet;

@@ -158,7 +158,7 @@ fn lists_in_an_old_form_are_refused() {
 }
 
 #[test]
-fn a_picture_without_a_known_format_is_no_image() {
+fn an_image_without_a_known_format_is_no_image() {
     let folder = tempfile::tempdir().unwrap();
     let schema = "message rows { required group sound { optional binary path (STRING); optional binary bytes; } }";
     let columns = vec![

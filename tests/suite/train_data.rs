@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use phi3v::checkpoint::ModelFiles;
 use phi3v::dataset::{Dataset, Example, Reader, Settings};
 use phi3v::engine::stop_tokens;
-use phi3v::processor::images::ImageLimits;
-use phi3v::processor::{Message, NumCrops, Processor, Prompt, Segment, Turn};
+use phi3v::processor::images::{ImageLimits, ImageOptions};
+use phi3v::processor::{Message, Processor, Prompt, Segment, Turn};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{copy_of, edit_json, golden, json_file};
+use crate::common::{copy_of, crops, edit_json, golden, json_file};
 
 /// A model's side of training data.
 struct Model {
@@ -27,11 +27,11 @@ struct Model {
 impl Model {
     fn new(folder: &Path) -> Self {
         let files = ModelFiles::read(folder).unwrap();
-        let processor = Processor::read(&files).unwrap();
+        let processor = phi3v::models::processor(&files).unwrap();
         let settings = Settings {
             max_seq_length: 2048,
             max_position_embeddings: files.max_position_embeddings().unwrap(),
-            num_crops: NumCrops::Fixed(1),
+            image_options: crops(1),
             limits: ImageLimits::default(),
             mask_prompt: true,
             stop_tokens: stop_tokens(&files, &processor.tokenizer).unwrap(),
@@ -57,7 +57,7 @@ impl Model {
         dataset.good
     }
 
-    /// The text of a row, pictures as `[N]`, with what is supervised in `{}`. A space before a part is not shown.
+    /// The text of a row, images as `[N]`, with what is supervised in `{}`. A space before a part is not shown.
     fn shown(&self, example: &Example) -> String {
         let (ids, labels) = (input_ids(example), example.labels());
         let text = |at: &[i64]| {
@@ -80,14 +80,14 @@ impl Model {
     }
 }
 
-/// A folder with a file of rows and a small picture.
+/// A folder with a file of rows and a small image.
 struct Rows(TempDir);
 
 impl Rows {
     fn new(lines: &[impl ToString]) -> Self {
         let rows = Self(tempfile::tempdir().unwrap());
-        fs::create_dir(rows.path("pictures")).unwrap();
-        image::RgbImage::from_pixel(30, 20, image::Rgb([9, 99, 200])).save(rows.path("pictures/a.png")).unwrap();
+        fs::create_dir(rows.path("images")).unwrap();
+        image::RgbImage::from_pixel(30, 20, image::Rgb([9, 99, 200])).save(rows.path("images/a.png")).unwrap();
         rows.write("rows.jsonl", lines);
         rows
     }
@@ -102,18 +102,18 @@ impl Rows {
     }
 }
 
-/// Ids as recordings have them, picture N as a run of -N.
+/// Ids as recordings have them, image N as a run of -N.
 fn input_ids(example: &Example) -> Vec<i64> {
-    let (mut picture, mut left) = (0, 0);
+    let (mut image, mut left) = (0, 0);
     let ids = example.ids().into_iter().map(|id| match id {
         Some(id) => i64::from(id),
         None => {
             if left == 0 {
-                left = example.images[picture].tokens;
-                picture += 1;
+                left = example.images[image].layout.tokens;
+                image += 1;
             }
             left -= 1;
-            -(picture as i64)
+            -(image as i64)
         }
     });
     ids.collect()
@@ -143,8 +143,8 @@ fn ids_and_labels_are_the_recorded_ones() {
         assert_eq!(example.len(), recorded["tokens"]);
         assert_eq!(example.supervised[0].start, recorded["prompt_tokens"]);
 
-        let tiles = example.tiles(&model.processor, &model.settings.limits, model.settings.num_crops).unwrap();
-        assert_eq!(example.prompt(tiles).input_ids(), input_ids(example));
+        let pixels = example.pixels(&model.processor, &model.settings.limits, &model.settings.image_options).unwrap();
+        assert_eq!(model.processor.input_ids(&example.prompt(pixels)), input_ids(example));
     }
 }
 
@@ -153,17 +153,17 @@ fn every_form_of_a_row_is_read() {
     let model = Model::new(&golden("phi3v-tiny"));
     let user = |text: &str| json!({"role": "user", "content": text});
     let says = |text: &str| json!({"role": "assistant", "content": text});
-    let picture = "pictures/a.png";
+    let image = "images/a.png";
     let parts = json!({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]});
     let rows = Rows::new(&[
         json!({"id": 7, "_note": [], "messages": [user("Hi"), says("Ho"), user("So?"), says("No.")]}),
-        json!({"messages": [user("<|image_1|>\nWhat?"), says("Blue.")], "images": [picture]}),
-        json!({"conversations": [parts, says("Blue.")], "image": picture}),
-        json!({"messages": [parts, says("Blue.")], "image": picture, "system": "Be brief."}),
-        json!({"prompt": "What?", "completion": "Blue.", "images": [picture]}),
+        json!({"messages": [user("<|image_1|>\nWhat?"), says("Blue.")], "images": [image]}),
+        json!({"conversations": [parts, says("Blue.")], "image": image}),
+        json!({"messages": [parts, says("Blue.")], "image": image, "system": "Be brief."}),
+        json!({"prompt": "What?", "completion": "Blue.", "images": [image]}),
         json!({"question": "1 + 1?", "answer": " 2\n", "system": "Count."}),
         json!({"text": "Once upon a time"}),
-        json!({"text": "One <|image_1|> two<|end|>", "image": picture}),
+        json!({"text": "One <|image_1|> two<|end|>", "image": image}),
     ]);
     let examples = model.examples(&rows);
     let shown: Vec<String> = examples.iter().map(|example| model.shown(example)).collect();
@@ -181,14 +181,14 @@ fn every_form_of_a_row_is_read() {
         ]
     );
     assert_eq!(examples.iter().map(|example| example.row).collect::<Vec<_>>(), (1..=8).collect::<Vec<u64>>());
-    assert_eq!(examples[1].images[0].tokens, 313);
+    assert_eq!(examples[1].images[0].layout.tokens, 313);
 }
 
 #[test]
 fn prompts_are_learned_too_if_asked() {
     let mut model = Model::new(&golden("phi3v-tiny"));
     model.settings.mask_prompt = false;
-    let rows = Rows::new(&[json!({"prompt": "What?", "completion": "Blue.", "image": "pictures/a.png"})]);
+    let rows = Rows::new(&[json!({"prompt": "What?", "completion": "Blue.", "image": "images/a.png"})]);
     let example = &model.examples(&rows)[0];
     let len = example.len();
     assert_eq!(example.supervised, [1..3, 316..len]);
@@ -257,7 +257,7 @@ fn turns(texts: &[String]) -> Vec<Message> {
 }
 
 fn flat(prompt: Prompt) -> Vec<u32> {
-    prompt.input_ids().into_iter().map(|id| id as u32).collect()
+    prompt.token_ids().collect()
 }
 
 /// Before each answer stands what inference would read there, by a chat that keeps the ids of its answers, and by one that
@@ -289,7 +289,7 @@ fn check_as_inference_reads_it(model: &Model, which: usize, texts: &[String]) {
         chat.push(Turn { ids: Some(answer.to_vec()), ..Turn::new("assistant", &pair[1].content) });
     }
     let before = &ids[..read.supervised.last().unwrap().start];
-    let prompt = flat(processor.prepare(&messages[..messages.len() - 1], &[], NumCrops::Checkpoint).unwrap());
+    let prompt = flat(processor.prepare(&messages[..messages.len() - 1], &[], &ImageOptions::default()).unwrap());
     if [0, 1, 7].contains(&which) {
         assert_eq!(before, prompt, "{which} {texts:?}");
     }
@@ -317,17 +317,18 @@ fn conversations_are_read_as_inference_reads_them() {
 }
 
 #[test]
-fn pictures_between_answers_are_read_as_inference_reads_them() {
+fn images_between_answers_are_read_as_inference_reads_them() {
     let model = model(0);
     let texts = ["<|image_2|>What?", "Blue.", "So is <|image_1|>\nthis?", "Yes."].map(str::to_owned);
     let images = [(30, 20), (400, 300)].map(|(width, height)| image::RgbImage::new(width, height));
-    let crops = NumCrops::Fixed(4);
-    let tokens = model.processor.image_tokens(&images.each_ref().map(image::RgbImage::dimensions), crops).unwrap();
+    let crops = &crops(4);
+    let layouts = model.processor.layouts(&images.each_ref().map(image::RgbImage::dimensions), crops).unwrap();
+    let tokens: Vec<usize> = layouts.iter().map(|layout| layout.tokens).collect();
     let read = model.processor.prepare_training(&turns(&texts), &tokens, &model.settings.stop_tokens).unwrap();
     let prompt = model.processor.prepare(&turns(&texts[..3]), &images, crops).unwrap();
-    assert_eq!(prompt.images.iter().map(phi3v::processor::Tiles::image_tokens).collect::<Vec<_>>(), tokens);
-    let all = Prompt { segments: read.segments, ..prompt.clone() }.input_ids();
-    assert_eq!(all[..read.supervised[1].start], prompt.input_ids());
+    assert_eq!(prompt.images.iter().map(|image| image.layout).collect::<Vec<_>>(), layouts);
+    let all = model.processor.input_ids(&Prompt { segments: read.segments, ..prompt.clone() });
+    assert_eq!(all[..read.supervised[1].start], model.processor.input_ids(&prompt));
     assert_eq!(read.supervised[1].end, all.len());
 }
 

@@ -10,7 +10,7 @@ pub enum HubError {
     #[error("{0:#}; the demo model is unpacked there: name a folder that can be written as XDG_CACHE_HOME")]
     Demo(anyhow::Error),
     /// A revision was asked of a local folder, which has none.
-    #[error("--revision {revision} has no meaning for the local folder {folder}; leave it out")]
+    #[error("`revision` {revision} has no meaning for the local folder {folder}; leave it out")]
     RevisionOfFolder { folder: String, revision: String },
     /// The model is written like a path, and nothing is there.
     #[error("model folder {0} does not exist")]

@@ -55,7 +55,7 @@ pub(crate) struct BenchArgs {
 /// What is measured: all combinations of these lists
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
-    /// Tokens of the prompt, besides those of pictures; several, separated by commas, as in all that follow
+    /// Tokens of the prompt, besides those of images; several, separated by commas, as in all that follow
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = from_one)]
     prompt_tokens: Vec<usize>,
     /// Tokens to generate; 0 for none
@@ -64,10 +64,10 @@ pub(super) struct SweepArgs {
     /// Rows that are computed together; they share the positions of --depth
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = from_one)]
     batch: Vec<usize>,
-    /// Pictures in the prompt, photos of 3 megapixels
+    /// Images in the prompt, photos of 3 megapixels
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = from_zero)]
     images: Vec<usize>,
-    /// The most tiles a picture is cut into [default: 4]
+    /// Maximum number of tiles that an image is cut into (phi3_v) [default: 4]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
     num_crops: Vec<u32>,
     /// Positions that are in the cache before the prompt
@@ -77,12 +77,9 @@ pub(super) struct SweepArgs {
 
 impl SweepArgs {
     pub(super) fn sweep(self) -> Result<Sweep> {
-        let Self { prompt_tokens, gen_tokens, batch, images, mut num_crops, depth } = self;
-        let sees = images.iter().any(|&images| images > 0);
-        ensure!(sees || num_crops.is_empty(), "--num-crops: there are no pictures to cut (--images)");
-        if num_crops.is_empty() {
-            num_crops.push(4);
-        }
+        let Self { prompt_tokens, gen_tokens, batch, images, num_crops, depth } = self;
+        let has_images = images.iter().any(|&images| images > 0);
+        ensure!(has_images || num_crops.is_empty(), "--num-crops: there are no images to cut (--images)");
         Ok(Sweep { prompt_tokens, gen_tokens, batch, images, num_crops, depth })
     }
 }

@@ -40,9 +40,8 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
         prefill_step_size: args.memory.prefill_step_size,
         kv_bits: args.memory.kv_bits,
     };
-    let points = args.sweep.sweep()?.points();
+    let sweep = args.sweep.sweep()?;
     check_files(args.output.as_deref(), args.compare.as_deref())?;
-    let baseline = args.compare.as_deref().map(|path| read_baseline(path, &points, &ui)).transpose()?;
     let mut adapters = Vec::new();
     let subject = match &args.shape {
         Some(name) => {
@@ -67,6 +66,8 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
         }
     };
     let facts = Facts::of(subject.files(), subject.weights()?)?;
+    let points = sweep.with_defaults(&facts).points();
+    let baseline = args.compare.as_deref().map(|path| read_baseline(path, &points, &ui)).transpose()?;
     let available = args.memory.memory_limit.unwrap_or_else(memory::available);
     points.iter().try_for_each(|point| point.check(&facts, &settings, available))?;
     let mut report = bench::begin(subject.name(), matches!(subject, Subject::Shape(..)), adapters, &facts, settings)?;
@@ -77,7 +78,7 @@ pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
     let model = subject.load(&ui)?;
     // Not before: what comes earlier can simply be ended.
     interrupt::listen()?;
-    let finished = measure(&mut report, &*model, &facts, &points, &ui);
+    let finished = measure(&mut report, &model, &facts, &points, &ui);
     let most = args.max_regression;
     let regression = baseline.and_then(|baseline| report.compare(&baseline, most.unwrap_or(f64::INFINITY)));
     let text = match (args.json, args.markdown) {
@@ -137,7 +138,7 @@ impl Subject {
         }
     }
 
-    fn load(&self, ui: &Ui) -> Result<Box<dyn Model>> {
+    fn load(&self, ui: &Ui) -> Result<Model> {
         let adapters = match self {
             Self::Shape(..) => &[][..],
             Self::Checkpoint { adapters, .. } => adapters,
@@ -176,7 +177,7 @@ fn read_baseline(path: &Path, points: &[Point], ui: &Ui) -> Result<Report> {
 }
 
 /// False if it was interrupted.
-fn measure(report: &mut Report, model: &dyn Model, facts: &Facts, points: &[Point], ui: &Ui) -> Result<bool> {
+fn measure(report: &mut Report, model: &Model, facts: &Facts, points: &[Point], ui: &Ui) -> Result<bool> {
     let bar = ui.points();
     let mut shown = None;
     let finished = bench::run(report, model, facts, points, &mut |progress| {
@@ -207,7 +208,7 @@ fn list_shapes() -> Result<ExitCode> {
     for name in Shape::names() {
         let shape = Shape::find(&name, None)?;
         let parameters = bench::count(shape.parameters);
-        let vision = if shape.files.preprocessor.is_some() { "pictures" } else { "text" };
+        let vision = if models::Arch::of(&shape.files)?.images.is_some() { "images" } else { "text" };
         let source = shape.files.config["_name_or_path"].as_str().unwrap_or_default();
         writeln!(out, "{name:<16} {parameters:>8}  {vision:<8}  {source}")?;
     }

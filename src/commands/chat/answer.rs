@@ -1,6 +1,7 @@
 //! How questions are answered.
 
 use std::io::Write;
+use std::ops::Range;
 
 use anyhow::{Result, anyhow, ensure};
 use phi3v::engine::text::Detokenizer;
@@ -53,7 +54,9 @@ impl Chat {
     /// The answer to the last question, written as it comes. None if Ctrl-C came before it began.
     fn generate(&mut self, session: &Session) -> Result<Option<Answer>> {
         let engine = &session.engine;
-        let prompt = engine.processor().prepare_turns(&self.conversation.turns(), self.conversation.tiles())?;
+        let processor = engine.processor();
+        let place = |text: &str, images: Range<usize>| processor.with_placeholders(text, images);
+        let prompt = processor.prepare_turns(&self.conversation.turns(&place)?, self.conversation.pixels())?;
         self.ui.verbose(format!("prompt: {:?}", prompt.text));
         let mut sampling = self.settings.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(self.conversation.attempts());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::commands::args::{CutArgs, EngineArgs, ModelArgs, OutputArgs, SamplingArgs};
+use crate::commands::args::{EngineArgs, ImageOptionArgs, ModelArgs, OutputArgs, SamplingArgs};
 
 /// Arguments of `phi3v chat`
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) struct ChatArgs {
     /// Keep no lines, and know none from earlier
     #[arg(long)]
     pub(super) no_history: bool,
-    /// No colours and no small pictures in the terminal; so does the variable NO_COLOR
+    /// No colours and no thumbnails in the terminal; so does the variable NO_COLOR
     #[arg(long)]
     pub(super) no_color: bool,
     #[command(flatten)]
@@ -35,22 +35,22 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
-    pub(super) pictures: PictureArgs,
+    pub(super) images: ChatImageArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
 }
 
-/// Which pictures, and how they are read
+/// Images for the first question and how images are processed
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Pictures")]
-pub(super) struct PictureArgs {
-    /// A picture for the first question: a file, an http(s) address or a data: address
+#[command(next_help_heading = "Images")]
+pub(super) struct ChatImageArgs {
+    /// An image for the first question: a file, an http(s) address or a data: address
     ///
-    /// Repeat it for several. /image attaches pictures to later questions.
-    #[arg(short, long = "image", value_name = "PICTURE")]
+    /// Repeat it for several. /image attaches images to later questions.
+    #[arg(short, long = "image", value_name = "IMAGE")]
     pub(super) images: Vec<String>,
     #[command(flatten)]
-    pub(super) cut: CutArgs,
+    pub(super) options: ImageOptionArgs,
 }

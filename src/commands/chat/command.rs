@@ -28,10 +28,10 @@ pub(super) struct Description {
 }
 
 pub(super) const COMMANDS: [Description; 12] = [
-    describe(Command::Image, "/image", "PICTURE…", "attach pictures to the next question: files or addresses"),
+    describe(Command::Image, "/image", "IMAGE…", "attach images to the next question: files or addresses"),
     describe(Command::System, "/system", "TEXT", "set the system message, from now on; without TEXT show it"),
     describe(Command::Clear, "/clear", "", "begin anew; the system message and the settings stay"),
-    describe(Command::Undo, "/undo", "", "take back attached pictures, or the last question with answer and pictures"),
+    describe(Command::Undo, "/undo", "", "take back attached images, or the last question with its answer and images"),
     describe(Command::Regenerate, "/regenerate", "", "answer the last question again, with another seed when sampling"),
     describe(Command::Save, "/save", "FILE", "write the conversation into a file"),
     describe(Command::Load, "/load", "FILE", "go on with a conversation from a file, in place of this one"),

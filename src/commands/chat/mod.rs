@@ -6,14 +6,14 @@ mod command;
 mod conversation;
 mod editor;
 mod history;
-mod pictures;
+mod images;
 mod saved;
 mod settings;
 mod statistics;
 mod words;
 
 use std::io::IsTerminal;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use phi3v::processor::images::ImageLimits;
 use phi3v::processor::{Processor, Turn};
 
 pub(crate) use args::ChatArgs;
-use args::PictureArgs;
+use args::ChatImageArgs;
 use command::{Command, Line};
 use conversation::{Conversation, Undone};
 use editor::{Entry, Input};
@@ -39,19 +39,19 @@ use crate::ui::{self, Ui};
 use crate::{interrupt, is_broken_pipe};
 
 pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
-    let ChatArgs { system, max_tokens, stop, history, no_history, no_color, output, model, pictures, sampling, engine } =
+    let ChatArgs { system, max_tokens, stop, history, no_history, no_color, output, model, images, sampling, engine } =
         args;
     let OutputArgs { quiet, verbose } = output;
-    let PictureArgs { images, cut } = pictures;
+    let ChatImageArgs { images, options } = images;
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let color = !no_color && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     let terminal = std::io::stdin().is_terminal();
     let ui = Ui::new(quiet, verbose).in_color(color && std::io::stderr().is_terminal());
 
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
-    let limits = cut.limits();
+    let limits = options.limits();
     let reading = Instant::now();
-    let images = images.iter().map(|source| pictures::read(source, &limits)).collect::<Result<Vec<_>>>()?;
+    let images = images.iter().map(|source| images::read(source, &limits)).collect::<Result<Vec<_>>>()?;
     let image_time = reading.elapsed();
     let name = model.name().to_owned();
     let opened = session::open(model, &ui)?;
@@ -64,7 +64,7 @@ pub(super) fn run(args: ChatArgs) -> Result<ExitCode> {
         settings: Settings {
             sampling: sampling.into(),
             max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
-            num_crops: cut.num_crops(),
+            image_options: options.options(),
         },
         stop,
         limits,
@@ -102,9 +102,9 @@ struct Chat {
     /// As it was named.
     model: String,
     statistics: Statistics,
-    /// Time for the pictures that are attached.
+    /// Time for the images that are attached.
     image_time: Duration,
-    /// Whether pictures are shown.
+    /// Whether images are shown.
     thumbnails: bool,
     ui: Ui,
 }
@@ -120,7 +120,8 @@ impl Chat {
     fn demand(&self, processor: &Processor, context: usize) -> Result<Demand> {
         let mut asked = self.conversation.clone();
         asked.ask(String::new());
-        let prompt = processor.prepare_turns(&asked.turns(), asked.tiles())?;
+        let place = |text: &str, images: Range<usize>| processor.with_placeholders(text, images);
+        let prompt = processor.prepare_turns(&asked.turns(&place)?, asked.pixels())?;
         prompt.check_fits(context)?;
         Ok(Demand::of(&prompt, self.settings.max_tokens))
     }
@@ -163,8 +164,8 @@ impl Chat {
         if line.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        if let Some((pictures, question)) = words::dropped(line) {
-            self.read_and_attach(&pictures, session)?;
+        if let Some((images, question)) = words::dropped(line) {
+            self.read_and_attach(&images, session.engine.processor())?;
             return if question.is_empty() { Ok(ControlFlow::Continue(())) } else { self.ask(question, session) };
         }
         match Line::parse(line)? {
@@ -194,7 +195,7 @@ impl Chat {
             }
             Command::Undo => match self.conversation.undo() {
                 Undone::Nothing => self.ui.note("there is nothing to take back"),
-                Undone::Pictures(n) => self.ui.note(format!("taken back: {}", count(n, "picture"))),
+                Undone::Images(n) => self.ui.note(format!("taken back: {}", count(n, "image"))),
                 Undone::Question(question) => self.ui.note(format!("taken back: {question}")),
             },
             Command::Regenerate => self.regenerate(session)?,
@@ -245,7 +246,7 @@ impl Chat {
         let processor = session.engine.processor();
         let reading = Instant::now();
         let conversation = saved
-            .into_conversation(|picture| pictures::restore(picture, &self.limits, processor))
+            .into_conversation(|image| images::restore(image, &self.limits, processor))
             .with_context(|| format!("cannot go on with the conversation in {}", file.display()))?;
         ensure!(!interrupt::requested(), "interrupted; the conversation is as it was");
         self.image_time = reading.elapsed();
@@ -255,8 +256,8 @@ impl Chat {
             self.ui.note(format!("it was held with {other}"));
         }
         let questions = count(self.conversation.exchanges.len(), "question");
-        let pictures = count(self.conversation.pictures().count(), "picture");
-        self.ui.note(format!("{}: {questions} with answers, {pictures}", file.display()));
+        let images = count(self.conversation.images().count(), "image");
+        self.ui.note(format!("{}: {questions} with answers, {images}", file.display()));
         Ok(())
     }
 }

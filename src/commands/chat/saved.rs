@@ -1,4 +1,4 @@
-//! Conversations in files: JSON with all that was said and where the pictures are.
+//! Conversations in files: JSON with all that was said and where the images are.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use phi3v::checkpoint::staging::replace_file;
+use phi3v::processor::images::ImageOptions;
 use serde::{Deserialize, Serialize};
 
-use super::conversation::{Answer, Conversation, Exchange, Picture};
+use super::conversation::{Answer, Conversation, Exchange, Image};
 
 const FORMAT: &str = "phi3v conversation";
 const VERSION: u32 = 1;
@@ -28,9 +29,9 @@ pub(super) struct Saved {
     pub(super) model: String,
     system: Option<String>,
     messages: Vec<SavedMessage>,
-    /// Pictures for the next question.
+    /// Images for the next question.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    attached: Vec<SavedPicture>,
+    attached: Vec<SavedImage>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,8 +39,8 @@ pub(super) struct Saved {
 enum SavedMessage {
     User {
         content: String,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        pictures: Vec<SavedPicture>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "pictures")]
+        images: Vec<SavedImage>,
     },
     Assistant {
         content: String,
@@ -50,26 +51,37 @@ enum SavedMessage {
     },
 }
 
-/// Where a picture is, and the most tiles that it is cut into.
+/// Where an image is, and how it was processed.
 #[derive(Serialize, Deserialize)]
-pub(super) struct SavedPicture {
+pub(super) struct SavedImage {
     pub(super) source: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) num_crops: Option<u32>,
+    #[serde(flatten)]
+    pub(super) options: ImageOptions,
+    /// How many images its question has.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(super) count: usize,
 }
 
-impl From<&Picture> for SavedPicture {
-    fn from(picture: &Picture) -> Self {
-        Self { source: picture.source.clone(), num_crops: picture.num_crops }
+fn one() -> usize {
+    1
+}
+
+fn is_one(count: &usize) -> bool {
+    *count == 1
+}
+
+impl From<&Image> for SavedImage {
+    fn from(image: &Image) -> Self {
+        Self { source: image.source.clone(), options: image.options, count: image.count }
     }
 }
 
 impl Saved {
     pub(super) fn of(conversation: &Conversation, model: &str) -> Self {
         let mut messages = Vec::new();
-        for Exchange { question, pictures, answer, .. } in &conversation.exchanges {
-            let pictures = pictures.iter().map(SavedPicture::from).collect();
-            messages.push(SavedMessage::User { content: question.clone(), pictures });
+        for Exchange { question, images, answer, .. } in &conversation.exchanges {
+            let images = images.iter().map(SavedImage::from).collect();
+            messages.push(SavedMessage::User { content: question.clone(), images });
             messages.extend(answer.clone().map(|Answer { text, tokens, interrupted }| SavedMessage::Assistant {
                 content: text,
                 tokens,
@@ -82,7 +94,7 @@ impl Saved {
             model: model.to_owned(),
             system: conversation.system.clone(),
             messages,
-            attached: conversation.attached.iter().map(SavedPicture::from).collect(),
+            attached: conversation.attached.iter().map(SavedImage::from).collect(),
         }
     }
 
@@ -109,18 +121,15 @@ impl Saved {
         serde_json::from_slice(&bytes).with_context(|| format!("the conversation in {name} is damaged"))
     }
 
-    /// The conversation, with pictures that `picture` makes.
-    pub(super) fn into_conversation(
-        self,
-        mut picture: impl FnMut(SavedPicture) -> Result<Picture>,
-    ) -> Result<Conversation> {
+    /// The conversation, with images that `image` reads.
+    pub(super) fn into_conversation(self, mut image: impl FnMut(SavedImage) -> Result<Image>) -> Result<Conversation> {
         let mut conversation = Conversation { system: self.system, ..Conversation::default() };
         for message in self.messages {
             let open = conversation.exchanges.last().is_some_and(|exchange| exchange.answer.is_none());
             match message {
-                SavedMessage::User { content, pictures } => {
+                SavedMessage::User { content, images } => {
                     ensure!(!open, "it is damaged: two questions follow each other");
-                    conversation.attached = pictures.into_iter().map(&mut picture).collect::<Result<_>>()?;
+                    conversation.attached = images.into_iter().map(&mut image).collect::<Result<_>>()?;
                     conversation.ask(content);
                 }
                 SavedMessage::Assistant { content, tokens, interrupted } => {
@@ -131,7 +140,7 @@ impl Saved {
         }
         let open = conversation.exchanges.last().is_some_and(|exchange| exchange.answer.is_none());
         ensure!(!open, "it is damaged: the last question has no answer");
-        conversation.attached = self.attached.into_iter().map(&mut picture).collect::<Result<_>>()?;
+        conversation.attached = self.attached.into_iter().map(&mut image).collect::<Result<_>>()?;
         Ok(conversation)
     }
 }
@@ -139,24 +148,28 @@ impl Saved {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use phi3v::processor::Tiles;
+    use phi3v::processor::images::{Layout, NumCrops, Pixels};
 
     use super::*;
 
-    fn picture(saved: SavedPicture) -> Result<Picture> {
+    fn saved(source: &str, num_crops: Option<NumCrops>, count: usize) -> SavedImage {
+        SavedImage { source: source.into(), options: ImageOptions { num_crops, ..ImageOptions::default() }, count }
+    }
+
+    fn image(saved: SavedImage) -> Result<Image> {
         ensure!(saved.source != "gone", "gone is gone");
-        let tiles = Tiles { pixels: Vec::new(), rows: 1, cols: 1, line: 12 };
-        Ok(Picture { source: saved.source, num_crops: saved.num_crops, tiles })
+        let pixels = Pixels { values: Vec::new(), layout: Layout::default() };
+        Ok(Image { source: saved.source, options: saved.options, count: saved.count, size: (1, 1), pixels })
     }
 
     fn conversation() -> Conversation {
         let mut conversation = Conversation { system: Some("s".into()), ..Conversation::default() };
-        conversation.attached.push(picture(SavedPicture { source: "a".into(), num_crops: Some(4) }).unwrap());
+        conversation.attached.push(image(saved("a", Some(NumCrops::Fixed(4)), 1)).unwrap());
         conversation.ask("one".into());
         conversation.answer(Answer { text: "1".into(), tokens: Some(vec![1, 2]), interrupted: true });
         conversation.ask("two".into());
         conversation.answer(Answer { text: "2".into(), tokens: None, interrupted: false });
-        conversation.attached.push(picture(SavedPicture { source: "b".into(), num_crops: None }).unwrap());
+        conversation.attached.push(image(saved("b", Some(NumCrops::Auto), 2)).unwrap());
         conversation
     }
 
@@ -169,7 +182,7 @@ mod tests {
         }
         let saved = Saved::read(&path).unwrap();
         assert_eq!(saved.model, "model");
-        assert_eq!(saved.into_conversation(picture).unwrap(), conversation());
+        assert_eq!(saved.into_conversation(image).unwrap(), conversation());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -197,16 +210,16 @@ mod tests {
 
     #[test]
     fn questions_and_answers_must_alternate() {
-        let user = || SavedMessage::User { content: String::new(), pictures: Vec::new() };
+        let user = || SavedMessage::User { content: String::new(), images: Vec::new() };
         let assistant = || SavedMessage::Assistant { content: String::new(), tokens: None, interrupted: false };
-        let read = |messages| Saved { messages, ..Saved::of(&Conversation::default(), "") }.into_conversation(picture);
+        let read = |messages| Saved { messages, ..Saved::of(&Conversation::default(), "") }.into_conversation(image);
         assert!(read(vec![user(), assistant(), user(), assistant()]).is_ok());
         for messages in [vec![user()], vec![assistant()], vec![user(), user()], vec![user(), assistant(), assistant()]]
         {
             assert!(read(messages).unwrap_err().to_string().contains("it is damaged"));
         }
-        let gone = SavedPicture { source: "gone".into(), num_crops: None };
-        let question = SavedMessage::User { content: String::new(), pictures: vec![gone] };
+        let gone = saved("gone", None, 1);
+        let question = SavedMessage::User { content: String::new(), images: vec![gone] };
         assert!(read(vec![question, assistant()]).is_err());
     }
 }

@@ -2,22 +2,22 @@
 
 use anyhow::{Result, anyhow, bail};
 use phi3v::engine::sampler::Sampling;
-use phi3v::processor::NumCrops;
+use phi3v::processor::images::{ImageOptions, NumCrops};
 
 use super::command::nearest;
 use crate::commands::args;
 
-/// How answers are made and pictures cut.
+/// How answers are generated and images are processed.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) sampling: Sampling,
     pub(super) max_tokens: usize,
-    /// Of pictures that are attached from now on.
-    pub(super) num_crops: NumCrops,
+    /// Of images that are attached from now on.
+    pub(super) image_options: ImageOptions,
 }
 
 /// The names, which are those of the flags.
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 13] = [
     "temperature",
     "top-k",
     "top-p",
@@ -29,6 +29,8 @@ pub(super) const NAMES: [&str; 11] = [
     "seed",
     "max-tokens",
     "num-crops",
+    "min-pixels",
+    "max-pixels",
 ];
 
 impl Settings {
@@ -60,10 +62,13 @@ impl Settings {
                 let tokens = value.parse().ok().filter(|&tokens| tokens > 0);
                 self.max_tokens = tokens.ok_or_else(|| refused("a whole number from 1 is expected".into()))?;
             }
-            "num-crops" if value == "checkpoint" => self.num_crops = NumCrops::Checkpoint,
+            "num-crops" if value == "checkpoint" => self.image_options.num_crops = None,
             "num-crops" => {
-                self.num_crops = args::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?;
+                let num_crops = args::num_crops(value).map_err(|why| refused(format!("{why} (or checkpoint)")))?;
+                self.image_options.num_crops = Some(num_crops);
             }
+            "min-pixels" => self.image_options.min_pixels = pixels(value).map_err(refused)?,
+            "max-pixels" => self.image_options.max_pixels = pixels(value).map_err(refused)?,
             _ => match nearest(name, NAMES.into_iter()) {
                 Some(near) => bail!("{name} is no setting; did you mean {near}?"),
                 None => bail!("{name} is no setting; there are {}", NAMES.join(", ")),
@@ -88,11 +93,16 @@ impl Settings {
             "frequency-penalty" => sampling.frequency_penalty.to_string(),
             "seed" => sampling.seed.to_string(),
             "max-tokens" => self.max_tokens.to_string(),
-            _ => match self.num_crops {
-                NumCrops::Checkpoint => "checkpoint".into(),
-                NumCrops::Auto => "auto".into(),
-                NumCrops::Fixed(n) => n.to_string(),
+            "num-crops" => match self.image_options.num_crops {
+                None => "checkpoint".into(),
+                Some(NumCrops::Auto) => "auto".into(),
+                Some(NumCrops::Fixed(n)) => n.to_string(),
             },
+            _ => {
+                let ImageOptions { min_pixels, max_pixels, .. } = self.image_options;
+                let pixels = if name == "min-pixels" { min_pixels } else { max_pixels };
+                pixels.map_or_else(|| "checkpoint".into(), |pixels| pixels.to_string())
+            }
         }
     }
 
@@ -111,19 +121,27 @@ impl Settings {
     }
 }
 
+fn pixels(value: &str) -> Result<Option<u64>, String> {
+    match value.parse() {
+        _ if value == "checkpoint" => Ok(None),
+        Ok(pixels) if pixels > 0 => Ok(Some(pixels)),
+        _ => Err("a whole number from 1 or checkpoint is expected".into()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { sampling: Sampling::default(), max_tokens: 2048, num_crops: NumCrops::Checkpoint }
+        Settings { sampling: Sampling::default(), max_tokens: 2048, image_options: ImageOptions::default() }
     }
 
     #[test]
     fn every_setting_can_be_set_to_what_is_shown() {
         let mut settings = settings();
-        let values = ["0.7", "40", "0.9", "0.05", "1.1", "64", "-0.5", "0.25", "7", "100", "16"];
+        let values = ["0.7", "40", "0.9", "0.05", "1.1", "64", "-0.5", "0.25", "7", "100", "16", "3136", "200704"];
         for (name, value) in NAMES.into_iter().zip(values) {
             let default = settings.get(name);
             settings.set(name, value).unwrap();

@@ -35,7 +35,7 @@ impl Statistics {
         Self { load, ..Self::default() }
     }
 
-    /// Counts an answer, for which pictures were read in `images`.
+    /// Counts an answer, for which images were read in `images`.
     pub(super) fn add(&mut self, generation: &Generation, images: Duration) {
         let figures = Figures {
             prompt_tokens: generation.prompt_tokens,

@@ -1,11 +1,11 @@
-//! Words as shells write them, and pictures among them: terminals write the path of a file that is dropped on them, in
+//! Words as shells write them, and images among them: terminals write the path of a file that is dropped on them, in
 //! quotes or with backslashes.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use phi3v::processor::images::is_picture;
+use phi3v::processor::images::is_image;
 use url::Url;
 
 /// A word without its quotes.
@@ -92,28 +92,28 @@ fn source(word: &Word) -> Cow<'_, str> {
     path.map_or(Cow::Borrowed(&word.text), |path| Cow::Owned(path.display().to_string()))
 }
 
-/// Pictures that were dropped on the line, and the question that follows them: a line of nothing but pictures, or one that
-/// begins with pictures that nobody would type so, in quotes or with their whole path.
+/// Images that were dropped on the line, and the question that follows them: a line of nothing but images, or one that
+/// begins with images that nobody would type so, in quotes or with their whole path.
 pub(super) fn dropped(line: &str) -> Option<(Vec<String>, &str)> {
     let line = line.trim();
-    if is_picture(Path::new(line)) {
+    if is_image(Path::new(line)) {
         return Some((vec![line.to_owned()], ""));
     }
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     let mut meant = true;
     let mut rest = line;
     // An apostrophe that is not closed ends the search, too.
     while let Ok(Some((word, after))) = first_word(rest) {
         let source = source(&word).into_owned();
-        if !is_picture(Path::new(&source)) {
+        if !is_image(Path::new(&source)) {
             break;
         }
         meant &= word.quoted || Path::new(&source).is_absolute();
-        pictures.push(source);
+        images.push(source);
         rest = after;
     }
     let question = rest.trim();
-    (!pictures.is_empty() && (meant || question.is_empty())).then_some((pictures, question))
+    (!images.is_empty() && (meant || question.is_empty())).then_some((images, question))
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn dropped_pictures_are_told_from_questions() {
+    fn dropped_images_are_told_from_questions() {
         let folder = tempfile::tempdir().unwrap();
         let spaced = folder.path().join("my cat's.png");
         let plain = folder.path().join("cat.png");

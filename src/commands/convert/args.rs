@@ -140,7 +140,7 @@ pub(super) struct QuantizationArgs {
     /// Bits per weight of the whole model: what each matrix costs in fewer bits is measured, and bits go where they count
     #[arg(long, value_name = "N", conflicts_with_all = ["q_bits", "quant_predicate"])]
     pub(super) target_bpw: Option<f64>,
-    /// Text (.txt), a picture, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]
+    /// Text (.txt), an image, or a folder of such, for --quant-method gptq, --target-bpw and --report [default: built in]
     ///
     /// A quarter of it is kept apart for the report.
     #[arg(long, value_name = "FILE|FOLDER")]

@@ -7,7 +7,7 @@ use phi3v::eval::choose::By;
 use phi3v::eval::metrics::AnswerMetric;
 use phi3v::eval::task::CaptionMetric;
 
-use crate::commands::args::{CutArgs, EngineArgs, ModelArgs, OutputArgs};
+use crate::commands::args::{EngineArgs, ImageOptionArgs, ModelArgs, OutputArgs};
 
 /// Arguments of `phi3v eval`
 #[derive(Debug, Args)]
@@ -18,15 +18,15 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum EvalCommand {
-    /// How well texts are predicted: a file of text, or rows as for lora, with pictures or without
+    /// How well texts are predicted: a file of text, or rows as for lora, with images or without
     Perplexity(Box<PerplexityArgs>),
     /// How far predictions are from another model's, such as the one that was quantized
     Kl(Box<KlArgs>),
     /// How often the right one of several options is chosen: MMLU, ARC, HellaSwag, MMMU and the like
     Choice(Box<ChoiceArgs>),
-    /// How often questions are answered rightly, about pictures or without
+    /// How often questions are answered rightly, about images or without
     Vqa(Box<VqaArgs>),
-    /// How near captions of pictures are to people's
+    /// How near captions of images are to people's
     Caption(Box<CaptionArgs>),
 }
 
@@ -63,7 +63,7 @@ pub(super) struct CommonArgs {
     /// Compare with a model, an adapter for the same model, or the output of an earlier run (.jsonl), row by row
     #[arg(long, value_name = "FOLDER|ID|FILE")]
     pub(super) compare: Option<String>,
-    /// Write a page with the figures and the rows that went wrong, pictures included
+    /// Write a page with the figures and the rows that went wrong, images included
     #[arg(long, value_name = "FILE.html")]
     pub(super) report: Option<PathBuf>,
     /// Print one JSON object
@@ -75,7 +75,7 @@ pub(super) struct CommonArgs {
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
-    pub(super) cut: CutArgs,
+    pub(super) image_options: ImageOptionArgs,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -94,7 +94,7 @@ pub(super) struct TextArgs {
     /// A smaller stride gives every token more to go by, and takes longer.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(super) stride: Option<usize>,
-    /// The most positions of a row, pictures included; longer rows are bad ones [default: the model's context]
+    /// The most positions of a row, images included; longer rows are bad ones [default: the model's context]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(super) max_seq_length: Option<usize>,
 }
@@ -222,7 +222,7 @@ pub(super) struct CaptionArgs {
     /// What is measured; several with commas, the first counts most
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "cider,bleu,rouge-l")]
     pub(super) metric: Vec<CaptionArg>,
-    /// What is asked about pictures of rows without a prompt
+    /// What is asked about images of rows without a prompt
     #[arg(short, long, value_name = "TEXT", default_value = "Provide a one-sentence caption for the picture.")]
     pub(super) prompt: String,
     #[command(flatten)]

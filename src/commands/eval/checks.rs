@@ -45,10 +45,10 @@ pub(super) fn check_reference(opened: &Opened, reference: &Opened, passages: &[P
         "--reference {}: it has another vocabulary, so that predictions cannot be compared",
         reference.files.folder.display()
     );
-    let pictures = passages.iter().any(|passage| !passage.example.images.is_empty());
+    let images = passages.iter().any(|passage| !passage.example.images.is_empty());
     ensure!(
-        !pictures || reference.processor.has_vision(),
-        "--reference {}: it takes no pictures, which the rows have",
+        !images || reference.processor.has_vision(),
+        "--reference {}: it takes no images, which the rows have",
         reference.files.folder.display()
     );
     let (ours, theirs) = (opened.vocab_size()?, reference.vocab_size()?);

@@ -16,7 +16,7 @@ use phi3v::eval::passage::{Passage, Windows};
 use phi3v::eval::read;
 use phi3v::eval::record::Results;
 use phi3v::eval::task::Task;
-use phi3v::processor::PictureSizes;
+use phi3v::processor::ImageSizes;
 use phi3v::rows::{self, Defaults, Fields, Rows, Selection, State, folder_of};
 use phi3v::train::batch::Reading;
 use serde_json::json;
@@ -24,7 +24,7 @@ use serde_json::json;
 use super::args::{AskArgs, TextArgs};
 use super::checks::{check_reference, is_rows, refuse_generation};
 use super::items::{Items, demand};
-use crate::commands::args::{CutArgs, EngineArgs, ModelArgs};
+use crate::commands::args::{EngineArgs, ImageOptionArgs, ModelArgs};
 use crate::commands::bad_rows;
 use crate::commands::session::{self, Opened, add_cache};
 use crate::interrupt;
@@ -46,7 +46,7 @@ pub(super) struct Evaluation {
     pub(super) data: PathBuf,
     pub(super) selection: Selection,
     pub(super) skip_bad: bool,
-    pub(super) cut: CutArgs,
+    pub(super) image_options: ImageOptionArgs,
     pub(super) how: How,
 }
 
@@ -103,8 +103,8 @@ impl Evaluation {
         let settings = Settings {
             max_seq_length: text.max_seq_length.unwrap_or(context),
             max_position_embeddings: context,
-            num_crops: self.cut.num_crops(),
-            limits: self.cut.limits(),
+            image_options: self.image_options.options(),
+            limits: self.image_options.limits(),
             mask_prompt: true,
             stop_tokens: stop_tokens(&opened.files, &opened.processor.tokenizer)?,
         };
@@ -130,7 +130,7 @@ impl Evaluation {
         }
         let asking = self.asking(ask, prompt, &opened.files)?;
         let processor = &opened.processor;
-        let mut sizes = PictureSizes::new(self.cut.limits());
+        let mut sizes = ImageSizes::new(self.image_options.limits());
         let folder = folder_of(&self.data);
         let mut unused = BTreeSet::new();
         let items = if let Task::Choice(by) = self.task {
@@ -180,8 +180,8 @@ impl Evaluation {
                 max_tokens: ask.max_tokens.unwrap_or(MAX_TOKENS),
                 sampling: Sampling::default(),
                 stop: ask.stop.clone(),
-                num_crops: self.cut.num_crops(),
-                limits: self.cut.limits(),
+                image_options: self.image_options.options(),
+                limits: self.image_options.limits(),
                 grammar: None,
                 early_stop: None,
             },
@@ -204,8 +204,8 @@ impl Evaluation {
         match &self.how {
             How::Read { text, .. } => {
                 state.add("texts", json!([text.window, text.stride, text.max_seq_length]));
-                state.add("num_crops", format!("{:?}", self.cut.num_crops()));
-                state.add("max_image_pixels", self.cut.limits().max_pixels);
+                state.add("image_options", json!(self.image_options.options()));
+                state.add("max_image_pixels", self.image_options.limits().max_pixels);
                 if let Some(reference) = &prepared.reference {
                     state.add("reference", reference.identity()?);
                 }
@@ -230,7 +230,9 @@ impl Evaluation {
             (How::Ask { ask, prompt, engine }, items) => {
                 let asking = self.asking(ask, prompt.as_deref(), &opened.files)?;
                 let judge = self.task.judge(items.records().into_iter());
-                let (total, demand) = demand(&items, asking.defaults.max_tokens);
+                let options = self.image_options.options();
+                let tower_positions = opened.processor.largest_tower_positions(&options)?;
+                let (total, demand) = demand(&items, asking.defaults.max_tokens, tower_positions);
                 let session = opened.load(
                     (**engine).clone(),
                     demand,
@@ -275,8 +277,8 @@ impl Evaluation {
         let reading = |(model, processor)| Reading {
             model,
             processor,
-            limits: self.cut.limits(),
-            num_crops: self.cut.num_crops(),
+            limits: self.image_options.limits(),
+            image_options: self.image_options.options(),
             feature_bytes: None,
         };
         let first = results.records.len();
@@ -286,10 +288,10 @@ impl Evaluation {
             bar.set_position(done as u64);
             go_on()
         };
-        let ours = reading((&*ours.0, &ours.1));
+        let ours = reading((&ours.0, &ours.1));
         let done = match &theirs {
             Some((model, processor)) => {
-                let theirs = reading((&**model, processor));
+                let theirs = reading((model, processor));
                 read::divergence(&ours, &theirs, passages, first, &mut on_record, &mut on_read)
             }
             None => read::perplexity(&ours, passages, first, &mut on_record, &mut on_read),

@@ -31,20 +31,20 @@ impl Items {
         }
     }
 
-    /// The rows' pictures.
-    pub(super) fn pictures(&self) -> BTreeMap<u64, Vec<ImageSource>> {
+    /// The rows' images.
+    pub(super) fn images(&self) -> BTreeMap<u64, Vec<ImageSource>> {
         let read = |passage: &Passage| passage.example.images.iter().map(|image| image.source.clone()).collect();
-        let pictures: Vec<Vec<ImageSource>> = match self {
+        let images: Vec<Vec<ImageSource>> = match self {
             Self::Passages(passages) => passages.iter().map(read).collect(),
             Self::Asked(asked) => asked.iter().map(|asked| asked.row.images.clone()).collect(),
             Self::Posed(posed) => posed.iter().map(|posed| posed.asked.row.images.clone()).collect(),
         };
-        self.rows().into_iter().zip(pictures).collect()
+        self.rows().into_iter().zip(images).collect()
     }
 }
 
-/// How many items there are, and what they ask of a model.
-pub(super) fn demand(items: &Items, max_tokens: usize) -> (usize, Demand) {
+/// How many items there are, and what they ask of a model whose tower computes so many positions for a large image.
+pub(super) fn demand(items: &Items, max_tokens: usize, tower_positions: usize) -> (usize, Demand) {
     let asked: Vec<&Asked> = match items {
         Items::Asked(asked) => asked.iter().collect(),
         Items::Posed(posed) => posed.iter().map(|posed| &posed.asked).collect(),
@@ -52,7 +52,7 @@ pub(super) fn demand(items: &Items, max_tokens: usize) -> (usize, Demand) {
     };
     let demand = Demand {
         prompt_tokens: asked.iter().map(|asked| asked.positions).max().unwrap_or(0),
-        tiles: if asked.iter().any(|asked| !asked.row.images.is_empty()) { 17 } else { 0 },
+        tower_positions: if asked.iter().any(|asked| !asked.row.images.is_empty()) { tower_positions } else { 0 },
         max_tokens,
         ..Demand::default()
     };

@@ -61,7 +61,7 @@ fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
     let OutputArgs { quiet, verbose } = common.output_args;
     let ui = Ui::new(quiet, verbose);
     let selection = Selection { limit, shuffle, seed };
-    let evaluation = Evaluation { task, data, selection, skip_bad, cut: common.cut, how };
+    let evaluation = Evaluation { task, data, selection, skip_bad, image_options: common.image_options, how };
     let task = &evaluation.task;
 
     // Everything cheap first: a mistake should not cost the loading of a model.
@@ -85,7 +85,7 @@ fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
     };
 
     interrupt::listen()?;
-    let pictures = if report.is_some() { ours.prepared.items.pictures() } else { BTreeMap::new() };
+    let images = if report.is_some() { ours.prepared.items.images() } else { BTreeMap::new() };
     let interrupted = Ok(ExitCode::from(interrupt::EXIT_CODE));
     let Some(records) = ours.finish(&evaluation, &ui)? else { return interrupted };
     let others = match theirs {
@@ -102,8 +102,8 @@ fn evaluate(task: Task, common: CommonArgs, how: How) -> Result<ExitCode> {
     }
     report::print(&summary, json)?;
     if let Some(path) = &report {
-        let (others, limits) = (&others[..], evaluation.cut.limits());
-        let page = Page { task, summary: &summary, records: &records, others, pictures: &pictures, limits };
+        let (others, limits) = (&others[..], evaluation.image_options.limits());
+        let page = Page { task, summary: &summary, records: &records, others, images: &images, limits };
         report::write_page(path, &page)?;
         ui.status(format!("report      {}", path.display()));
     }

@@ -56,7 +56,7 @@ pub(crate) struct RowsArgs {
     /// Answer the prompts in this file, a JSON object a line or a row of a Parquet file, in place of --prompt
     ///
     /// {"prompt": "...", "image": "cat.jpg"} or {"messages": [{"role": "user", "content": "..."}]}, with "images" for
-    /// several pictures (paths start from the file's folder; content may be a list of parts, as in OpenAI's API), "system",
+    /// several images (paths start from the file's folder; content may be a list of parts, as in OpenAI's API), "system",
     /// "max_tokens", "stop", and the names of the sampling flags with _ for -. The flags hold for rows that say nothing else.
     /// An "id" is copied to the answer, keys that begin with _ are passed over, all others are errors of that row. A row
     /// that fails gets a line with "error", the others are answered.

@@ -1,10 +1,13 @@
 //! `--explain`: what the model is given, and what happened to it.
 
-use phi3v::engine::Generation;
-use phi3v::processor::{PicturePositions, Positions, Processor, Prompt, Segment};
-use serde::Serialize;
+use std::ops::Range;
 
-/// What is told of a prompt.
+use phi3v::engine::Generation;
+use phi3v::processor::{Processor, Prompt, Segment, span};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A prompt as the model reads it.
 #[derive(Serialize)]
 pub(super) struct Explanation {
     prompt: String,
@@ -18,21 +21,42 @@ struct Piece {
     /// Of text, its tokens as they are read.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    /// Of an image, its parts for people.
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Positions {
+    Text(Range<usize>),
+    Image {
+        /// Its number, from 1.
+        image: usize,
+        /// All of it.
+        all: Range<usize>,
+        /// Its parts, which the architecture names.
+        #[serde(flatten)]
+        parts: Map<String, Value>,
+    },
 }
 
 impl Explanation {
     pub(super) fn new(prompt: &Prompt, processor: &Processor) -> anyhow::Result<Self> {
         let mut segments = Vec::new();
-        for (positions, segment) in prompt.positions().into_iter().zip(&prompt.segments) {
-            let text = match segment {
-                Segment::Text(ids) => Some(processor.tokenizer.decode(ids, true)?),
-                Segment::Image(_) => None,
-            };
-            let tokens = match &positions {
-                Positions::Text(range) => range.len(),
-                Positions::Picture(picture) => picture.all.len(),
-            };
-            segments.push(Piece { positions, tokens, text });
+        for ((all, explanation), segment) in processor.explain(prompt).into_iter().zip(&prompt.segments) {
+            let tokens = all.len();
+            segments.push(match segment {
+                Segment::Text(ids) => {
+                    let text = Some(processor.tokenizer.decode(ids, true)?);
+                    Piece { positions: Positions::Text(all), tokens, text, lines: Vec::new() }
+                }
+                Segment::Image(index) => {
+                    let (lines, parts) = explanation.map(|it| (it.lines, it.parts)).unwrap_or_default();
+                    let positions = Positions::Image { image: index + 1, all, parts };
+                    Piece { positions, tokens, text: None, lines }
+                }
+            });
         }
         Ok(Self { prompt: prompt.text.clone(), segments })
     }
@@ -40,42 +64,20 @@ impl Explanation {
     /// As lines for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("prompt      {:?}", self.prompt)];
-        for Piece { positions, tokens, text } in &self.segments {
-            match (positions, text) {
-                (Positions::Text(range), Some(text)) => {
+        for Piece { positions, tokens, text, lines: parts } in &self.segments {
+            match positions {
+                Positions::Text(range) => {
+                    let text = text.as_deref().unwrap_or_default();
                     lines.push(format!("{:<11} {tokens} tokens of text: {text:?}", span(range)));
                 }
-                (Positions::Text(range), None) => lines.push(format!("{:<11} {tokens} tokens", span(range))),
-                (Positions::Picture(picture), _) => lines.extend(picture_lines(picture, *tokens)),
+                Positions::Image { image, all, .. } => {
+                    lines.push(format!("{:<11} {tokens} tokens of image {image}", span(all)));
+                    lines.extend(parts.iter().map(|part| format!("{:<11} {part}", "")));
+                }
             }
         }
         lines
     }
-}
-
-fn span(range: &std::ops::Range<usize>) -> String {
-    format!("{}–{}", range.start, range.end.saturating_sub(1))
-}
-
-fn picture_lines(picture: &PicturePositions, tokens: usize) -> Vec<String> {
-    let PicturePositions { picture: number, all, rows, cols, tiles, separator, whole } = picture;
-    let mut lines = vec![format!("{:<11} {tokens} tokens of picture {number}, {rows} × {cols} tiles", span(all))];
-    for tile in tiles {
-        let (first, last) = (&tile.lines[0], &tile.lines[tile.lines.len() - 1]);
-        lines.push(format!(
-            "{:<11} tile {}, {}: {} lines of {}, the last at {}",
-            "",
-            tile.row,
-            tile.col,
-            tile.lines.len(),
-            span(first),
-            span(last)
-        ));
-    }
-    let (first, last) = (&whole[0], &whole[whole.len() - 1]);
-    lines.push(format!("{:<11} separator: {separator}", ""));
-    lines.push(format!("{:<11} the whole: {} lines from {} to {}", "", whole.len(), span(first), span(last)));
-    lines
 }
 
 /// What became of it.
@@ -87,7 +89,7 @@ pub(super) fn outcome(generation: &Generation, boundary: Option<usize>) -> Vec<S
         (Some(boundary), true) => format!("long (beyond {boundary} positions)"),
     };
     let mut lines = vec![
-        format!("known       {cached_tokens} of {prompt_tokens} positions, {cached_images} pictures"),
+        format!("known       {cached_tokens} of {prompt_tokens} positions, {cached_images} images"),
         format!("factors     {factors}"),
         format!("end         {}", generation.finish_reason.name()),
     ];

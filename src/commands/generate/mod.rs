@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use phi3v::engine::{FinishReason, Generation, Request};
 use phi3v::memory::{self, Demand};
 use phi3v::processor::images::{self, ImageSource};
-use phi3v::processor::{Message, Prompt};
+use phi3v::processor::{Message, Processor, Prompt};
 use serde::Serialize;
 
 use crate::commands::text::rate;
@@ -39,7 +39,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         prompt,
         system,
         ignore_chat_template,
-        images: ImageArgs { images, cut },
+        images: ImageArgs { images, options: image_options },
         max_tokens,
         stop,
         sampling,
@@ -55,7 +55,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     // Everything cheap first: a mistake should not cost a download or the loading of a model.
     let prompt = read_prompt(prompt.unwrap_or_default(), &images, form::readers(&form))?;
     let grammar = form::grammar(&form)?;
-    let limits = cut.limits();
+    let limits = image_options.limits();
     let decoding = Instant::now();
     let images = images
         .iter()
@@ -67,19 +67,20 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     if let Some(grammar) = &grammar {
         opened.check_grammar(grammar)?;
     }
-    let num_crops = cut.num_crops();
-    let cutting = Instant::now();
+    let image_options = image_options.options();
+    image_options.check(opened.processor.images())?;
+    let resizing = Instant::now();
     let prompt = if ignore_chat_template {
-        opened.processor.prepare_text(&prompt, &images, num_crops)?
+        opened.processor.prepare_text(&prompt, &images, &image_options)?
     } else {
         let messages: Vec<Message> =
             system.map(|text| Message::new("system", text)).into_iter().chain([Message::new("user", prompt)]).collect();
-        opened.processor.prepare(&messages, &images, num_crops)?
+        opened.processor.prepare(&messages, &images, &image_options)?
     };
     drop(images);
     prompt.check_fits(opened.files.max_position_embeddings()?)?;
-    let image_time = image_decode_time + cutting.elapsed();
-    report_prompt(&ui, &prompt);
+    let image_time = image_decode_time + resizing.elapsed();
+    report_prompt(&ui, &prompt, &opened.processor);
     let explanation = explain.then(|| Explanation::new(&prompt, &opened.processor)).transpose()?;
     if !json && let Some(explanation) = &explanation {
         explanation.lines().iter().for_each(|line| ui.reply(line));
@@ -117,7 +118,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
     } else {
         writeln!(std::io::stdout())?;
         if explain {
-            let boundary = session.engine.model().rope_boundary();
+            let boundary = session.engine.model().text.rope_boundary();
             explain::outcome(&generation, boundary).iter().for_each(|line| ui.reply(line));
         }
         statistics.print(&ui);
@@ -157,7 +158,7 @@ fn print_formed(
 /// The prompt, from stdin if it is `-`.
 fn read_prompt(prompt: String, images: &[String], other_readers: usize) -> Result<String> {
     let readers = usize::from(prompt == "-") + images.iter().filter(|source| *source == "-").count() + other_readers;
-    ensure!(readers <= 1, "stdin (-) can be read only once: for the prompt, one picture or a grammar");
+    ensure!(readers <= 1, "stdin (-) can be read only once: for the prompt, one image or a grammar");
     let text = if prompt == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from stdin")?;
@@ -172,10 +173,10 @@ fn read_prompt(prompt: String, images: &[String], other_readers: usize) -> Resul
     Ok(text)
 }
 
-fn report_prompt(ui: &Ui, prompt: &Prompt) {
-    for (index, tiles) in prompt.images.iter().enumerate() {
-        let (rows, cols) = (tiles.rows, tiles.cols);
-        ui.verbose(format!("picture {}: {rows} × {cols} tiles, {} tokens", index + 1, tiles.image_tokens()));
+fn report_prompt(ui: &Ui, prompt: &Prompt, processor: &Processor) {
+    for (index, image) in prompt.images.iter().enumerate() {
+        let grid = processor.images().map(|images| images.describe(&image.layout)).unwrap_or_default();
+        ui.verbose(format!("image {}: {grid}, {} tokens", index + 1, image.layout.tokens));
     }
     ui.verbose(format!("prompt: {:?}", prompt.text));
 }

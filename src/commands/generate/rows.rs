@@ -31,7 +31,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         form,
         output: OutputArgs { quiet, verbose },
         model,
-        images: ImageArgs { images: _, cut },
+        images: ImageArgs { images: _, options: image_options },
         sampling,
         engine,
         rows: RowsArgs { input, output, resume, force, max_batch_size },
@@ -54,11 +54,12 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
         sampling: sampling.into(),
         stop,
-        num_crops: cut.num_crops(),
-        limits: cut.limits(),
+        image_options: image_options.options(),
+        limits: image_options.limits(),
         grammar: form::grammar(&form)?,
         early_stop: form.early_stop,
     };
+    defaults.image_options.check(opened.processor.images())?;
     if let Some(grammar) = &defaults.grammar {
         opened.check_grammar(grammar)?;
     }
@@ -76,10 +77,10 @@ pub(super) fn run(args: GenerateArgs) -> Result<ExitCode> {
         return finish(output, &path);
     }
 
-    // What the rows hold is not known yet: a step of a prompt, and a picture where the model sees.
+    // What the rows hold is not known yet: a step of a prompt, and a large image of a vision model.
     let demand = Demand {
         prompt_tokens: usize::try_from(engine.prefill_step_size).unwrap_or(usize::MAX).min(512),
-        tiles: if opened.processor.has_vision() { 17 } else { 0 },
+        tower_positions: opened.processor.largest_tower_positions(&defaults.image_options)?,
         max_tokens: defaults.max_tokens,
         ..Demand::default()
     };

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use phi3v::adapter::{FineTuneType, Format};
 use regex::Regex;
 
-use crate::commands::args::{CutArgs, ModelArgs, OutputArgs, above_zero, bytes, from_zero, share_below_one};
+use crate::commands::args::{ImageOptionArgs, ModelArgs, OutputArgs, above_zero, bytes, from_zero, share_below_one};
 
 /// Arguments of `phi3v lora`
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(super) enum LoraCommand {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
-    /// The most positions of a row, pictures included; longer rows are bad ones, nothing is cut off
+    /// The most positions of a row, images included; longer rows are bad ones, nothing is cut off
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(super) max_seq_length: usize,
     /// Learn only answers, not prompts
@@ -45,7 +45,7 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) batch_size: u16,
     #[command(flatten)]
-    pub(super) cut: CutArgs,
+    pub(super) image_options: ImageOptionArgs,
 }
 
 /// Arguments of training
@@ -54,8 +54,8 @@ pub(super) struct TrainArgs {
     /// What to learn: a file of JSON lines or Parquet, or a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl
     ///
     /// Rows are {"messages": [{"role": "user", "content": "..."}, ...], "images": ["cat.jpg"]}, where content is a text,
-    /// with <|image_1|> for the first picture, or a list of parts; {"prompt": "...", "completion": "...", "image": "..."};
-    /// {"question": "...", "answer": "...", "image": "..."}; or {"text": "..."}. Paths of pictures start from the file's
+    /// with <|image_1|> for the first image, or a list of parts; {"prompt": "...", "completion": "...", "image": "..."};
+    /// {"question": "...", "answer": "...", "image": "..."}; or {"text": "..."}. Paths of images start from the file's
     /// folder. All rows are checked before anything is learnt.
     #[arg(long, value_name = "FILE|FOLDER", required = true)]
     pub(super) data: Option<PathBuf>,
@@ -153,7 +153,7 @@ pub(super) struct MethodArgs {
     /// and MLPs; with --fine-tune-type full all]
     #[arg(long, value_name = "REGEX")]
     pub(super) target: Option<Regex>,
-    /// Also change what makes pictures' features the language model's
+    /// Also change what makes images' features the language model's
     #[arg(long)]
     pub(super) train_projector: bool,
     /// Also change the vision tower
@@ -267,7 +267,7 @@ pub(super) struct ShownArgs {
     /// Show what the model says to this at the same steps; repeat it for several
     #[arg(long, value_name = "TEXT")]
     pub(super) sample_prompt: Vec<String>,
-    /// Pictures for the prompts above
+    /// Images for the prompts above
     #[arg(long, value_name = "PICTURE", requires = "sample_prompt")]
     pub(super) sample_image: Vec<String>,
     /// Draw the losses in the terminal in the end

@@ -12,8 +12,8 @@ pub(super) fn settings(args: &DataArgs, opened: &Opened) -> Result<Settings> {
     Ok(Settings {
         max_seq_length: args.max_seq_length,
         max_position_embeddings: opened.files.max_position_embeddings()?,
-        num_crops: args.cut.num_crops(),
-        limits: args.cut.limits(),
+        image_options: args.image_options.options(),
+        limits: args.image_options.limits(),
         mask_prompt: args.mask_prompt,
         stop_tokens: stop_tokens(&opened.files, &opened.processor.tokenizer)?,
     })

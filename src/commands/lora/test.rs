@@ -36,14 +36,14 @@ pub(super) fn run(args: TestArgs) -> Result<ExitCode> {
     let (model, processor) = opened.load_model(largest.demand(), &ui)?;
     interrupt::listen()?;
     let reading = Reading {
-        model: &*model,
+        model: &model,
         processor: &processor,
         limits: settings.limits,
-        num_crops: settings.num_crops,
+        image_options: settings.image_options,
         feature_bytes: Some(0),
     };
     let mut batches = Batches::new(dataset.good, order, reading);
-    let trained = Trained { model: &*model, params: Vec::new(), checkpoint: true };
+    let trained = Trained { model: &model, params: Vec::new(), checkpoint: true };
     let bar = ui.rows(batches.rows() as u64);
     let scores = evaluate(&trained, &mut batches, &mut |done, _| {
         bar.set_position(done as u64);

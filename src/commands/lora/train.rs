@@ -28,7 +28,7 @@ use crate::commands::session::{self, Opened};
 use crate::interrupt;
 use crate::ui::Ui;
 
-/// The most bytes for the vectors of pictures that come again every epoch.
+/// The most bytes for the vectors of images that come again every epoch.
 const FEATURE_BYTES: usize = 2 << 30;
 
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
@@ -98,7 +98,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let demand = TrainingDemand {
         positions: largest.positions,
         targets: largest.targets,
-        image_tokens: largest.image_tokens,
+        tower_positions: largest.tower_positions,
         trains_tower,
         trained: plan.parameters(),
         optimizer_bytes: plan.tensors.iter().map(|(path, shape)| run_settings.optimizer.state_bytes(path, shape)).sum(),
@@ -127,7 +127,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         loading.set_length(total);
         loading.set_position(done);
     });
-    // Where the vision tower is trained, a picture's vectors change.
+    // Where the vision tower is trained, an image's vectors change.
     let feature_cache_bytes = if trains_vision { 0 } else { EngineOptions::default().feature_cache_bytes };
     let options = EngineOptions { feature_cache_bytes, ..EngineOptions::default() };
     let loaded = load(&files, processor, weights, plan, method.dropout, options)?;
@@ -138,7 +138,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         model: loaded.engine.model(),
         processor: loaded.engine.processor(),
         limits: reading.limits,
-        num_crops: reading.num_crops,
+        image_options: reading.image_options,
         feature_bytes: (!trains_vision).then(|| FEATURE_BYTES.min(available.saturating_sub(needed.total()))),
     };
     let total = run_settings.steps;
@@ -213,8 +213,8 @@ fn samples(opened: &Opened, shown: &ShownArgs, reading: &dataset::Settings) -> R
     let prompt = |text: &String| {
         let processor = &opened.processor;
         let prompt = match processor.has_chat_template() {
-            true => processor.prepare(&[Message::new("user", text)], &images, reading.num_crops)?,
-            false => processor.prepare_text(text, &images, reading.num_crops)?,
+            true => processor.prepare(&[Message::new("user", text)], &images, &reading.image_options)?,
+            false => processor.prepare_text(text, &images, &reading.image_options)?,
         };
         prompt.check_fits(opened.files.max_position_embeddings()?)?;
         Ok((text.clone(), prompt))

@@ -45,15 +45,15 @@ impl Divergence {
     }
 }
 
-/// On pieces of text, and on answers to questions about pictures.
+/// On pieces of text, and on answers to questions about images.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Divergences {
     /// Over all positions.
     pub all: Divergence,
-    /// Of prompts without pictures, if there are such.
+    /// Of prompts without images, if there are such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<Divergence>,
-    /// Of prompts with pictures, if there are such; the positions after them.
+    /// Of prompts with images, if there are such; the positions after them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Divergence>,
 }
@@ -67,7 +67,7 @@ pub struct Reference<'s> {
 
 impl<'s> Reference<'s> {
     /// Runs the model.
-    pub fn record(model: &dyn Model, samples: &'s Samples, on_prompt: &mut OnPrompt) -> Result<Self> {
+    pub fn record(model: &Model, samples: &'s Samples, on_prompt: &mut OnPrompt) -> Result<Self> {
         let mut recorded = Vec::new();
         for prompt in &samples.prompts {
             let logits = logits(model, prompt)?;
@@ -84,7 +84,7 @@ impl<'s> Reference<'s> {
     }
 
     /// How far the predictions of `model` are from these.
-    pub fn compare(&self, model: &dyn Model, on_prompt: &mut OnPrompt) -> Result<Divergences> {
+    pub fn compare(&self, model: &Model, on_prompt: &mut OnPrompt) -> Result<Divergences> {
         let mut parts: Vec<(bool, Divergence)> = Vec::new();
         for (prompt, reference) in self.samples.prompts.iter().zip(&self.logits) {
             let divergence = divergence(reference, &logits(model, prompt)?)?;
@@ -109,8 +109,8 @@ pub(super) fn interruptible(flow: ControlFlow<()>) -> Result<()> {
 }
 
 /// What the model expects to follow, `[positions, vocab_size]`, at all positions of a text and at those after the last
-/// picture.
-fn logits(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
+/// image.
+fn logits(model: &Model, prompt: &Prompt) -> Result<Array> {
     let mut sequence = Sequence::new(model, prompt)?;
     let positions = match prompt.segments.last() {
         Some(Segment::Text(ids)) => ids.len(),
@@ -119,7 +119,7 @@ fn logits(model: &dyn Model, prompt: &Prompt) -> Result<Array> {
     let hidden = sequence.prefill(positions, STEP, &mut |_, _| ControlFlow::Continue(()))?;
     let Some(hidden) = hidden else { bail!("interrupted") };
     let hidden = hidden.try_index((0, -(positions as i32).., ..))?; // [positions, hidden_size]
-    Ok(model.logits(&hidden)?.as_dtype(Dtype::Float32)?.contiguous()?)
+    Ok(model.text.logits(&hidden)?.as_dtype(Dtype::Float32)?.contiguous()?)
 }
 
 /// What two models make of a position.

@@ -102,10 +102,10 @@ impl<'a> Gptq<'a> {
         };
         let model = models::build(self.files, models::weights(self.files, None)?.observe(Rc::new(observer)))?;
         for prompt in &self.samples.prompts {
-            let mut sequence = Sequence::new(model.as_ref(), prompt)?;
+            let mut sequence = Sequence::new(&model, prompt)?;
             // Of all positions, as the map to logits is to see them, too.
             if let Some(hidden) = sequence.prefill(prompt.len(), prompt.len(), &mut |_, _| ControlFlow::Continue(()))? {
-                model.logits(&hidden)?;
+                model.text.logits(&hidden)?;
             }
             interruptible(on_prompt(prompt.len()))?;
         }

@@ -1,4 +1,4 @@
-//! Texts and pictures by which quantization is guided and judged.
+//! Texts and images by which quantization is guided and judged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use image::RgbImage;
 
-use crate::processor::images::{self, ImageLimits, ImageSource};
-use crate::processor::{Message, NumCrops, Processor, Prompt, Segment};
+use crate::processor::images::{self, ImageLimits, ImageOption, ImageOptions, ImageSource, NumCrops};
+use crate::processor::{Message, Processor, Prompt, Segment};
 
 /// Positions of one piece of text.
 const WINDOW: usize = 512;
@@ -21,7 +21,7 @@ const PICTURE: &[u8] = include_bytes!("../../../demo/cat.jpg");
 /// Prompts that a model is run on.
 #[derive(Clone)]
 pub struct Samples {
-    /// Pieces of text, and questions about pictures.
+    /// Pieces of text, and questions about images.
     pub prompts: Vec<Rc<Prompt>>,
 }
 
@@ -30,33 +30,33 @@ impl Samples {
     ///
     /// `longest` is the model's context.
     pub fn built_in(processor: &Processor, longest: usize) -> Result<Self> {
-        let picture = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(PICTURE)));
-        let pictures = if processor.has_vision() { vec![picture()] } else { Vec::new() };
-        Self::make(TEXTS, &pictures, processor, longest)
+        let image = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(PICTURE)));
+        let images = if processor.has_vision() { vec![image()] } else { Vec::new() };
+        Self::make(TEXTS, &images, processor, longest)
     }
 
-    /// A file of text, a picture, or a folder of such: the lines of `*.txt` one after the other, and a question about
-    /// each picture.
+    /// A file of text, an image, or a folder of such: the lines of `*.txt` one after the other, and a question about
+    /// each image.
     pub fn read(path: &Path, processor: &Processor, longest: usize) -> Result<Self> {
         let files = if path.is_dir() { files_in(path)? } else { vec![path.to_owned()] };
-        let (mut text, mut pictures) = (String::new(), Vec::new());
+        let (mut text, mut images) = (String::new(), Vec::new());
         for file in files {
             match file.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase).as_deref() {
-                Some("png" | "jpg" | "jpeg" | "webp" | "gif" | "bmp") => pictures.push(ImageSource::Path(file)),
+                Some("png" | "jpg" | "jpeg" | "webp" | "gif" | "bmp") => images.push(ImageSource::Path(file)),
                 Some("txt") => {
                     text += &fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
                     text += "\n";
                 }
-                _ => bail!("{} is neither text (.txt) nor a picture (.png, .jpg, .webp, .gif, .bmp)", file.display()),
+                _ => bail!("{} is neither text (.txt) nor an image (.png, .jpg, .webp, .gif, .bmp)", file.display()),
             }
         }
-        ensure!(processor.has_vision() || pictures.is_empty(), "{}: this model takes no pictures", path.display());
-        let samples = Self::make(&text, &pictures, processor, longest)?;
-        ensure!(!samples.prompts.is_empty(), "{} holds neither text nor pictures", path.display());
+        ensure!(processor.has_vision() || images.is_empty(), "{}: this model takes no images", path.display());
+        let samples = Self::make(&text, &images, processor, longest)?;
+        ensure!(!samples.prompts.is_empty(), "{} holds neither text nor images", path.display());
         Ok(samples)
     }
 
-    fn make(text: &str, pictures: &[ImageSource], processor: &Processor, longest: usize) -> Result<Self> {
+    fn make(text: &str, images: &[ImageSource], processor: &Processor, longest: usize) -> Result<Self> {
         let tokenizer = &processor.tokenizer;
         let start = tokenizer.encode("", true)?; // a BOS, for most
         let ids = tokenizer.encode(text.trim(), false)?;
@@ -67,18 +67,18 @@ impl Samples {
         });
         // A single position has nothing to predict.
         let mut prompts: Vec<Prompt> = windows.filter(|prompt| prompt.len() > 1).collect();
-        for source in pictures {
-            let picture = [images::load(source, &ImageLimits::default())?];
-            prompts.push(question_about(&picture, processor)?);
+        for source in images {
+            let image = [images::load(source, &ImageLimits::default())?];
+            prompts.push(question_about(&image, processor)?);
         }
         Ok(Self { prompts: prompts.into_iter().map(Rc::new).collect() })
     }
 
     /// Those to be guided by, and every fourth of each kind to be judged by. A single one of its kind is both.
     pub fn split(self) -> (Self, Self) {
-        let (text, pictures): (Vec<_>, Vec<_>) = self.prompts.into_iter().partition(|prompt| prompt.images.is_empty());
+        let (text, images): (Vec<_>, Vec<_>) = self.prompts.into_iter().partition(|prompt| prompt.images.is_empty());
         let (mut guide, mut judge) = (Vec::new(), Vec::new());
-        for kind in [text, pictures] {
+        for kind in [text, images] {
             let alone = kind.len() == 1;
             for (i, prompt) in kind.into_iter().enumerate() {
                 let judges = i % 4 == 1;
@@ -93,15 +93,15 @@ impl Samples {
         (Self { prompts: guide }, Self { prompts: judge })
     }
 
-    /// The first that fit into so many positions: pictures into half of them, texts into what is left; at least one of each
+    /// The first that fit into so many positions: images into half of them, texts into what is left; at least one of each
     /// kind.
     #[must_use]
     pub fn up_to(&self, positions: usize) -> Self {
         let mut left = positions;
         let mut prompts = Vec::new();
-        for (pictures, share) in [(true, positions / 2), (false, positions)] {
+        for (images, share) in [(true, positions / 2), (false, positions)] {
             let mut room = share.min(left);
-            let of_kind = self.prompts.iter().filter(|prompt| prompt.images.is_empty() != pictures);
+            let of_kind = self.prompts.iter().filter(|prompt| prompt.images.is_empty() != images);
             for (i, prompt) in of_kind.enumerate() {
                 if i == 0 || prompt.len() <= room {
                     room = room.saturating_sub(prompt.len());
@@ -119,12 +119,15 @@ impl Samples {
     }
 }
 
-/// With a single tile beside the whole picture, which shows the model all that it has for pictures in few positions.
-fn question_about(picture: &[RgbImage; 1], processor: &Processor) -> Result<Prompt> {
+/// With as few positions as show the model all that it has for images: of tiles, a single one beside the whole image.
+fn question_about(image: &[RgbImage; 1], processor: &Processor) -> Result<Prompt> {
+    let has_crops = processor.images().is_some_and(|images| images.options().contains(&ImageOption::NumCrops));
+    let options = ImageOptions { num_crops: has_crops.then_some(NumCrops::Fixed(1)), ..ImageOptions::default() };
     if processor.has_chat_template() {
-        return processor.prepare(&[Message::new("user", QUESTION)], picture, NumCrops::Fixed(1));
+        return processor.prepare(&[Message::new("user", QUESTION)], image, &options);
     }
-    processor.prepare_text(&format!("<|image_1|>\n{QUESTION}"), picture, NumCrops::Fixed(1))
+    let text = processor.join(&[processor.placeholder(0)?, QUESTION.to_owned()]);
+    processor.prepare_text(&text, image, &options)
 }
 
 fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -34,7 +34,7 @@ impl Sensitivities {
     ) -> Result<Self> {
         let go_on = &mut |_| ControlFlow::Continue(());
         let original = models::build(files, models::weights(files, None)?)?;
-        let reference = Reference::record(original.as_ref(), samples, go_on)?;
+        let reference = Reference::record(&original, samples, go_on)?;
         drop(original);
         let mut kl = BTreeMap::new();
         for (done, candidate) in candidates.iter().enumerate() {
@@ -44,7 +44,7 @@ impl Sensitivities {
             let matrix = weights.read(&name)?;
             let coarse = unpack(&pack(&matrix, packing)?, matrix.dtype())?;
             let model = models::build(files, weights.replace(name, coarse))?;
-            let measured = reference.compare(model.as_ref(), go_on)?.all.kl;
+            let measured = reference.compare(&model, go_on)?.all.kl;
             let (path, bits) = (&candidate.path, packing.bits);
             ensure!(measured.is_finite(), "{path} in {bits} bits makes predictions that are no numbers");
             kl.insert(path.clone(), measured.max(0.0));

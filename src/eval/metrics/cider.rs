@@ -9,7 +9,7 @@ const ORDER: usize = 4;
 /// Of the Gaussian by which a length other than the reference's lessens the score.
 const SIGMA: f64 = 6.0;
 
-/// How alike captions are, by n-grams that weigh the more the fewer pictures' references have them: CIDEr-D (Vedantam
+/// How alike captions are, by n-grams that weigh the more the fewer images' references have them: CIDEr-D (Vedantam
 /// et al. 2015, sections 3 and 6).
 ///
 /// The weights are those of a corpus, so a row's score depends on the others; with a single row it is 0.

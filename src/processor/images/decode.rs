@@ -14,7 +14,7 @@ use mozjpeg::{Decompress, Marker};
 
 use super::source::{ImageError, ImageLimits};
 
-/// Decodes the contents of a picture's file, which errors call `name`.
+/// Decodes the contents of an image's file, which errors call `name`.
 pub fn decode(bytes: &[u8], name: &str, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => jpeg(bytes, name, limits),
@@ -58,7 +58,7 @@ fn rgb(image: DynamicImage) -> RgbImage {
     RgbImage::from_raw(width, height, pixels).expect("three bytes per pixel")
 }
 
-/// Bytes in memory that note whether somebody wanted more of them: libjpeg fills an incomplete picture with grey instead
+/// Bytes in memory that note whether somebody wanted more of them: libjpeg fills an incomplete image with grey instead
 /// of failing.
 struct Source<'a> {
     bytes: &'a [u8],
@@ -97,7 +97,7 @@ fn jpeg(bytes: &[u8], name: &str, limits: &ImageLimits) -> Result<RgbImage, Imag
         }
     };
     if ran_out.get() {
-        return Err(damaged("the file ends in the middle of the picture".into()));
+        return Err(damaged("the file ends in the middle of the image".into()));
     }
     let mut image = DynamicImage::ImageRgb8(image);
     image.apply_orientation(orientation);

@@ -1,5 +1,5 @@
-//! Two resizes that must equal other people's to the bit: Pillow's of 8-bit pictures, since one level of one pixel moves
-//! logits, and torch's bicubic of float pictures.
+//! Two resizes that must equal other people's to the bit: Pillow's of 8-bit images, since one level of one pixel moves
+//! logits, and torch's bicubic of float images.
 
 use std::borrow::Cow;
 

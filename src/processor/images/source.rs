@@ -1,6 +1,6 @@
-//! Pictures from anywhere: a file, the web, a `data:` URI or stdin, to upright RGB as Pillow gives it.
+//! Images from anywhere: a file, the web, a `data:` URI or stdin, to upright RGB as Pillow gives it.
 //!
-//! The reference opens pictures with `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`. So the EXIF orientation
+//! The reference opens images with `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`. So the EXIF orientation
 //! is applied, alpha is dropped (not composited), grey is repeated, palettes are looked up, of 16 bits the upper 8 are
 //! kept, and JPEG is decoded by libjpeg's own code, since other decoders differ by a few levels.
 
@@ -18,7 +18,7 @@ use image::{ImageFormat, RgbImage};
 use super::decode::decode;
 use crate::http::proxy_for;
 
-/// How large a picture may be. Both are checked before anything is decoded.
+/// How large an image may be. Both are checked before anything is decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
     /// Width times height.
@@ -34,7 +34,7 @@ impl Default for ImageLimits {
     }
 }
 
-/// Where a picture comes from.
+/// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ImageSource {
     /// A file.
@@ -47,7 +47,7 @@ pub enum ImageSource {
     Stdin,
 }
 
-/// Why a picture cannot be had. Every message names the picture.
+/// Why an image cannot be had. Every message names the image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -55,18 +55,18 @@ pub enum ImageError {
     #[error("{0}: only http:, https: and data: addresses and files can be read")]
     Scheme(String),
     /// A folder where a file is expected.
-    #[error("{0} is a folder; name a picture in it")]
+    #[error("{0} is a folder; name an image in it")]
     Folder(String),
     /// The file cannot be read.
-    #[error("cannot read the picture {source_name}: {error}")]
+    #[error("cannot read the image {source_name}: {error}")]
     Unreadable {
-        /// The picture.
+        /// The image.
         source_name: String,
         /// Why.
         error: io::Error,
     },
     /// The server does not give it.
-    #[error("cannot fetch the picture {url}: {reason}")]
+    #[error("cannot fetch the image {url}: {reason}")]
     Fetch {
         /// The address.
         url: String,
@@ -77,17 +77,17 @@ pub enum ImageError {
     #[error("{0} is no valid data: address; data:image/png;base64,… is expected")]
     Data(String),
     /// More bytes than allowed.
-    #[error("the picture {name} has more than {limit} bytes, the most that is read; make it smaller")]
+    #[error("the image {name} has more than {limit} bytes, the most that is read; make it smaller")]
     TooManyBytes {
-        /// The picture.
+        /// The image.
         name: String,
         /// Bytes allowed.
         limit: u64,
     },
     /// More pixels than allowed.
-    #[error("the picture {name} has {width} × {height} pixels, more than {limit}; --max-image-pixels raises the limit")]
+    #[error("the image {name} has {width} × {height} pixels, more than {limit}; `max_image_pixels` raises the limit")]
     TooManyPixels {
-        /// The picture.
+        /// The image.
         name: String,
         /// Pixels per row.
         width: u32,
@@ -96,13 +96,13 @@ pub enum ImageError {
         /// Pixels allowed.
         limit: u64,
     },
-    /// No picture, or none of a supported format.
-    #[error("{0} is no picture in a supported format: JPEG, PNG, WebP, GIF or BMP")]
+    /// No image, or none of a supported format.
+    #[error("{0} is no image in a supported format: JPEG, PNG, WebP, GIF or BMP")]
     Format(String),
     /// Broken contents.
-    #[error("the picture {name} is damaged or incomplete: {reason}")]
+    #[error("the image {name} is damaged or incomplete: {reason}")]
     Damaged {
-        /// The picture.
+        /// The image.
         name: String,
         /// What the decoder says.
         reason: String,
@@ -125,7 +125,7 @@ impl FromStr for ImageSource {
 }
 
 impl ImageSource {
-    /// The picture as it appears in messages.
+    /// The image as it appears in messages.
     pub fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
@@ -168,13 +168,13 @@ impl ImageSource {
     }
 }
 
-/// Reads and decodes a picture.
+/// Reads and decodes an image.
 pub fn load(source: &ImageSource, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
     decode(&source.read(limits)?, &source.name(), limits)
 }
 
 /// Whether there is a file of a supported format at `path`, by how it begins.
-pub fn is_picture(path: &Path) -> bool {
+pub fn is_image(path: &Path) -> bool {
     let mut beginning = Vec::new();
     // Opening a pipe would wait for its other end.
     path.is_file()
@@ -231,8 +231,8 @@ mod tests {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images"))
     }
 
-    /// All pictures, without Pillow's renderings of them.
-    fn pictures() -> Vec<PathBuf> {
+    /// All images, without Pillow's renderings of them.
+    fn images() -> Vec<PathBuf> {
         let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<PathBuf> = files.filter(|path| path.extension().unwrap() != "md").collect();
         files.retain(|path| !path.to_str().unwrap().ends_with(".rgb.png"));
@@ -250,9 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_as_pillow_reads_them() {
-        assert!(pictures().len() >= 18);
-        for path in pictures() {
+    fn images_are_as_pillow_reads_them() {
+        assert!(images().len() >= 18);
+        for path in images() {
             let ours = load(&ImageSource::Path(path.clone()), &ImageLimits::default()).unwrap();
             let expected = image::open(format!("{}.rgb.png", path.display())).unwrap().into_rgb8();
             assert!(ours == expected, "{}", path.display());
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn sizes_are_checked_before_decoding() {
-        for path in pictures() {
+        for path in images() {
             let pixels = image::image_dimensions(format!("{}.rgb.png", path.display())).unwrap();
             let max_pixels = u64::from(pixels.0 * pixels.1);
             let source = ImageSource::Path(path.clone());
@@ -292,11 +292,11 @@ mod tests {
             assert!(load(&source, &limits).is_ok());
             let error = load(&source, &ImageLimits { max_pixels: max_pixels - 1, ..limits }).unwrap_err();
             assert!(matches!(error, ImageError::TooManyPixels { .. }), "{error}");
-            assert!(error.to_string().contains("--max-image-pixels"));
+            assert!(error.to_string().contains("`max_image_pixels`"));
             let error = load(&source, &ImageLimits { max_bytes: 100, ..limits }).unwrap_err();
             assert!(matches!(error, ImageError::TooManyBytes { limit: 100, .. }), "{error}");
         }
-        // A header alone, of a picture of 60000 × 60000.
+        // A header alone, of an image of 60000 × 60000.
         let mut png = std::fs::read(folder().join("alpha.png")).unwrap();
         png[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
         let mut header = flate_crc(&png[12..29]).to_be_bytes().to_vec();
@@ -311,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn truncated_pictures_are_errors() {
+    fn truncated_images_are_errors() {
         for name in ["chroma-420.jpg", "progressive.jpg", "cmyk.jpg", "alpha.png", "lossy.webp", "palette.gif"] {
             let bytes = std::fs::read(folder().join(name)).unwrap();
             for len in (0..bytes.len() - 2).step_by(7) {
-                // A GIF's trailer may be missing: the picture is whole without it.
+                // A GIF's trailer may be missing: the image is whole without it.
                 let result = decode(&bytes[..len]);
                 assert!(result.is_err() || name.ends_with("gif") && len + 8 > bytes.len(), "{name} cut to {len}");
             }
@@ -324,8 +324,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_pictures_never_panic(which in 0usize..18, damage in prop::collection::vec((0usize..2000, any::<u8>()), 1..8)) {
-            let mut bytes = std::fs::read(&pictures()[which]).unwrap();
+        fn damaged_images_never_panic(which in 0usize..18, damage in prop::collection::vec((0usize..2000, any::<u8>()), 1..8)) {
+            let mut bytes = std::fs::read(&images()[which]).unwrap();
             for (at, byte) in damage {
                 let at = at % bytes.len();
                 bytes[at] = byte;
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_fetched_through_redirects() {
+    fn images_are_fetched_through_redirects() {
         let bytes = std::fs::read(folder().join("alpha.png")).unwrap();
         let length = format!("Content-Length: {}\r\n", bytes.len());
         let whole = answer("200 OK", &length, &bytes);

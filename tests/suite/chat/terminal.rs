@@ -67,7 +67,7 @@ impl Terminal {
     }
 }
 
-fn folder_with_a_picture() -> TempDir {
+fn folder_with_a_image() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(photo(), folder.path().join("cat.png")).unwrap();
     folder
@@ -75,14 +75,14 @@ fn folder_with_a_picture() -> TempDir {
 
 #[test]
 fn a_question_is_answered_in_a_terminal() {
-    let folder = folder_with_a_picture();
+    let folder = folder_with_a_image();
     let expected = say_to(&tiny(), &[], "Hello there\n").answers;
     let mut terminal = Terminal::start(&folder, &["-n", "8"]);
     let answer = terminal.enters("Hello there");
     assert!(answer.contains(&expected[0]), "{answer:?}");
-    // Grey notes, and a picture of half blocks.
+    // Grey notes, and an image of half blocks.
     let attached = terminal.enters("/image cat.png");
-    assert!(attached.contains("\x1b[2mpicture 1: cat.png") && attached.contains('▄'), "{attached:?}");
+    assert!(attached.contains("\x1b[2mimage 1: cat.png") && attached.contains('▄'), "{attached:?}");
     let hint = {
         terminal.types(CTRL_C);
         terminal.sees(READ);
@@ -105,7 +105,7 @@ fn a_question_is_answered_in_a_terminal() {
 
 #[test]
 fn ctrl_c_stops_an_answer_and_keeps_the_session() {
-    let folder = folder_with_a_picture();
+    let folder = folder_with_a_image();
     let mut terminal = Terminal::start(&folder, &["-n", "100000"]);
     for attempt in 0..2 {
         terminal.types("Hello there\r");
@@ -139,20 +139,20 @@ fn ctrl_c_stops_an_answer_and_keeps_the_session() {
 
 #[test]
 fn tab_completes_commands_and_files() {
-    let folder = folder_with_a_picture();
+    let folder = folder_with_a_image();
     let mut terminal = Terminal::start(&folder, &["-n", "8", "--no-color"]);
     terminal.types("/im\t");
     terminal.sees("/image ");
     terminal.types("ca\t");
     terminal.sees("cat.png");
     let attached = terminal.enters("");
-    assert!(attached.contains("picture 1: cat.png, 2 × 2 tiles, 757 tokens"), "{attached:?}");
+    assert!(attached.contains("image 1: cat.png, 2 × 2 tiles, 757 tokens"), "{attached:?}");
     terminal.leaves(CTRL_D);
 }
 
 #[test]
 fn what_was_typed_is_known_in_the_next_session() {
-    let folder = folder_with_a_picture();
+    let folder = folder_with_a_image();
     let mut terminal = Terminal::start(&folder, &["-n", "8"]);
     let first = terminal.enters("Hello there");
     let mut other = Terminal::start(&folder, &["-n", "8"]);
@@ -187,7 +187,7 @@ fn what_was_typed_is_known_in_the_next_session() {
 
 #[test]
 fn pasted_and_continued_lines_are_one_question() {
-    let folder = folder_with_a_picture();
+    let folder = folder_with_a_image();
     let mut terminal = Terminal::start(&folder, &["-n", "2"]);
     terminal.enters("\x1b[200~one\ntwo\\\nthree\x1b[201~");
     terminal.types("four\\\r");

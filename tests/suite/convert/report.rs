@@ -75,7 +75,7 @@ fn reports_have_all_matrices_and_how_far_predictions_moved() {
 }
 
 #[test]
-fn reports_on_models_that_see_tell_of_pictures_too() {
+fn reports_on_models_that_see_tell_of_images_too() {
     let (texts, file) = texts();
     fs::copy(golden("phi3v-tiny/a_photo/photo.png"), texts.path().join("photo.png")).unwrap();
     let folder = file.parent().unwrap();
@@ -201,11 +201,11 @@ fn calibration_that_is_none_is_refused() {
         fails(1, &[&args[..], &[path(file)]].concat(), expected);
         assert_eq!(place.names(), Vec::<String>::new());
     };
-    refused(folder.path(), "holds neither text nor pictures");
+    refused(folder.path(), "holds neither text nor images");
     refused(Path::new("no-such.txt"), "no-such.txt");
     fs::write(folder.path().join("x.pdf"), "x").unwrap();
-    refused(folder.path(), "is neither text (.txt) nor a picture");
-    refused(&golden("phi3v-tiny/a_photo/photo.png"), "this model takes no pictures");
+    refused(folder.path(), "is neither text (.txt) nor an image");
+    refused(&golden("phi3v-tiny/a_photo/photo.png"), "this model takes no images");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn an_unquantized_conversion_changes_no_number() {
 }
 
 #[test]
-fn convolutions_are_in_mlx_order_and_pictures_are_still_seen() {
+fn convolutions_are_in_mlx_order_and_images_are_still_seen() {
     let (place, _) = made(&golden("phi3v-tiny"), Settings::default());
     let patches = "model.vision_embed_tokens.img_processor.vision_model.embeddings.patch_embedding.weight";
     assert_eq!(tensors(&place.model())[patches].shape(), [64, 14, 14, 3]);

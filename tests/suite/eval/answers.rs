@@ -10,19 +10,19 @@ fn answer(folder: &Folder, prompt: &str, image: Option<&str>, tokens: &str) -> S
     let model = golden("phi3v-tiny");
     let mut args = vec!["generate", "--model", path(&model), "--dtype", "float32", "--num-crops", "1", "--quiet"];
     args.extend(["--prompt", prompt, "--max-tokens", tokens, "--json"]);
-    let picture = image.map(|image| folder.arg(image));
-    if let Some(picture) = &picture {
-        args.extend(["--image", picture]);
+    let image = image.map(|image| folder.arg(image));
+    if let Some(image) = &image {
+        args.extend(["--image", image]);
     }
     let output: Value = serde_json::from_str(&succeeds(&args).0).unwrap();
     output["text"].as_str().unwrap().to_owned()
 }
 
-/// Two questions about pictures, of which the model answers the first as its reference says.
+/// Two questions about images, of which the model answers the first as its reference says.
 fn questions() -> Folder {
     let folder = Folder::new();
-    folder.picture("red.png", [200, 0, 0]);
-    folder.picture("blue.png", [0, 0, 200]);
+    folder.image("red.png", [200, 0, 0]);
+    folder.image("blue.png", [0, 0, 200]);
     let right = answer(&folder, "What colour?", Some("red.png"), "5");
     folder.write(
         "rows.jsonl",
@@ -82,8 +82,8 @@ fn rows_of_a_training_are_questions_too() {
 #[test]
 fn captions_are_asked_for_and_measured() {
     let folder = Folder::new();
-    folder.picture("red.png", [200, 0, 0]);
-    folder.picture("blue.png", [0, 0, 200]);
+    folder.image("red.png", [200, 0, 0]);
+    folder.image("blue.png", [0, 0, 200]);
     let prompt = "Provide a one-sentence caption for the picture.";
     let right = answer(&folder, prompt, Some("red.png"), "12");
     folder.write(
@@ -145,7 +145,7 @@ fn what_does_not_fit_is_told_before_anything_is_loaded() {
         "row 2: the row has no right answer",
         "row 3: the line holds no JSON object",
         "row 4: the row has no prompt",
-        "row 5: cannot read the picture",
+        "row 5: cannot read the image",
         "row 6: max_tokens is 0",
         "row 7: ",
         "all of the 7 rows are bad",

@@ -58,11 +58,11 @@ fn likelihoods_are_those_of_the_options_as_completions() {
 #[test]
 fn choices_are_those_of_generate() {
     let folder = Folder::new();
-    folder.picture("red.png", [200, 0, 0]);
+    folder.image("red.png", [200, 0, 0]);
     folder.write("rows.jsonl", &[json!({"question": "What is it?", "options": ["red", "a blue", "green thing"], "answer": "red", "image": "red.png"})]);
     folder.eval("choice", &["-o", "@out.jsonl"]);
     let record = &folder.records("out.jsonl")[0];
-    let (model, picture) = (golden("phi3v-tiny"), folder.arg("red.png"));
+    let (model, image) = (golden("phi3v-tiny"), folder.arg("red.png"));
     let args = [
         "generate",
         "--model",
@@ -76,7 +76,7 @@ fn choices_are_those_of_generate() {
         "--prompt",
         "What is it?",
         "--image",
-        &picture,
+        &image,
     ];
     let args = [&args[..], &["--choose", "red", "--choose", "a blue", "--choose", "green thing"]].concat();
     let chosen: Value = serde_json::from_str(&succeeds(&args).0).unwrap();

@@ -27,8 +27,8 @@ impl Folder {
         fs::write(self.path(name), lines.join("\n")).unwrap();
     }
 
-    /// A picture of one colour.
-    pub(super) fn picture(&self, name: &str, color: [u8; 3]) {
+    /// An image of one colour.
+    pub(super) fn image(&self, name: &str, color: [u8; 3]) {
         image::RgbImage::from_pixel(30, 20, image::Rgb(color)).save(self.path(name)).unwrap();
     }
 

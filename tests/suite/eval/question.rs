@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 fn read(row: &Value) -> Result<(Question, Vec<String>), String> {
     let fields = Fields::parse(row.to_string().as_bytes()).unwrap();
-    Question::read(fields, Path::new("data")).map_err(|error| phi3v::one_line(&error))
+    let placeholder = |index| Ok(format!("<|image_{}|>", index + 1));
+    Question::read(fields, Path::new("data"), &placeholder).map_err(|error| phi3v::one_line(&error))
 }
 
 fn question(row: Value) -> Question {
@@ -90,20 +91,20 @@ fn mmmu(question: &str, options: &str) -> Value {
 }
 
 #[test]
-fn mmmu_pictures_are_numbered_in_their_order() {
+fn mmmu_images_are_numbered_in_their_order() {
     let row = mmmu("See <image 3>: <image 1>?", r#"['<image 1>', "it's <image 2>", 'none']"#);
     let (question, unused) = read(&row).unwrap();
     assert_eq!(question.text, "See <|image_1|>: <|image_2|>?");
     assert_eq!(question.options, ["<|image_3|>", "it's <|image_4|>", "none"]);
     let data = ImageSource::Data("data:image/png;base64,AA==".into());
-    // A picture that is shown twice has two numbers: a tag stands for a picture once.
+    // An image that is shown twice has two numbers: a tag stands for an image once.
     assert_eq!(question.images, [file("three.png"), file("one.png"), file("one.png"), data]);
     assert_eq!((question.correct, question.group.as_deref()), (1, Some("Calculus")));
     assert_eq!(unused, ["topic_difficulty"]);
 }
 
 #[test]
-fn mmmu_leaves_out_pictures_that_are_not_named() {
+fn mmmu_leaves_out_images_that_are_not_named() {
     let named = question(mmmu("See <image 3>.", "['a', 'b']"));
     assert_eq!(named.images, [file("three.png")]);
     let none = question(mmmu("See.", "['a', 'b']"));
@@ -223,7 +224,7 @@ fn rows_that_are_no_questions_are_errors() {
         (json!({"endings": ["a", "b"], "label": 0, "activity_label": "x"}), "the row has no ctx_a, which endings need"),
         (
             json!({"question": "a", "options": ["a", "b"], "answer": 0, "image_1": "a.png", "image": "b.png"}),
-            "the row has numbered pictures, such as image_1, and others; one kind is expected",
+            "the row has numbered images, such as image_1, and others; one kind is expected",
         ),
     ] {
         assert_eq!(error(row), expected);

@@ -11,13 +11,13 @@ use phi3v::eval::metrics::AnswerMetric;
 use phi3v::eval::summary::{Compared, Summary};
 use phi3v::eval::task::Task;
 use phi3v::models;
+use phi3v::processor::ImageSizes;
 use phi3v::processor::images::ImageLimits;
-use phi3v::processor::{NumCrops, PictureSizes, Processor};
 use phi3v::rows::{Defaults, Fields};
 use serde_json::{Value, json};
 
 use super::folder::{Folder, strs, value};
-use crate::common::{golden, path, phi3v, succeeds, text};
+use crate::common::{crops, golden, path, phi3v, succeeds, text};
 
 fn rows() -> Folder {
     let row = |at: usize| match at % 3 {
@@ -110,7 +110,7 @@ fn models_and_earlier_results_are_compared_row_by_row() {
 fn captions_are_compared_among_the_same_rows() {
     let folder = Folder::new();
     for (name, color) in [("red.png", [200, 0, 0]), ("blue.png", [0, 0, 200]), ("green.png", [0, 200, 0])] {
-        folder.picture(name, color);
+        folder.image(name, color);
     }
     let row = |name: &str, caption: &str| json!({"image": format!("{name}.png"), "caption": caption});
     folder.write("rows.jsonl", &[row("red", "a red field"), row("blue", "a blue sky"), row("green", "some grass")]);
@@ -148,10 +148,10 @@ fn other_tokens_are_not_compared_as_if_they_were_the_same() {
 #[test]
 fn a_row_that_fails_on_the_way_does_not_count() {
     let folder = Folder::new();
-    folder.picture("red.png", [200, 0, 0]);
+    folder.image("red.png", [200, 0, 0]);
     let files = ModelFiles::read(&golden("phi3v-tiny")).unwrap();
     let model = models::load(&files, None, |_, _| ()).unwrap();
-    let processor = Processor::read(&files).unwrap();
+    let processor = models::processor(&files).unwrap();
     let asking = Asking {
         defaults: Defaults {
             system: None,
@@ -159,7 +159,7 @@ fn a_row_that_fails_on_the_way_does_not_count() {
             max_tokens: 2,
             sampling: Sampling::default(),
             stop: Vec::new(),
-            num_crops: NumCrops::Fixed(1),
+            image_options: crops(1),
             limits: ImageLimits::default(),
             grammar: None,
             early_stop: None,
@@ -168,7 +168,7 @@ fn a_row_that_fails_on_the_way_does_not_count() {
         instruction: None,
         max_position_embeddings: 4096,
     };
-    let mut sizes = PictureSizes::new(ImageLimits::default());
+    let mut sizes = ImageSizes::new(ImageLimits::default());
     let rows = [r#"{"prompt": "Hi", "answer": "."}"#, r#"{"prompt": "Hi", "answer": ".", "image": "red.png"}"#];
     let asked: Vec<_> = rows
         .iter()
@@ -200,7 +200,7 @@ fn a_row_that_fails_on_the_way_does_not_count() {
 #[test]
 fn the_page_shows_what_went_wrong() {
     let folder = Folder::new();
-    folder.picture("red.png", [200, 0, 0]);
+    folder.image("red.png", [200, 0, 0]);
     folder.write(
         "rows.jsonl",
         &[

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::folder::{Folder, value};
 use crate::common::{golden, json_file, path, succeeds};
 
-/// The recorded rows, one with a picture.
+/// The recorded rows, one with an image.
 fn golden_rows() -> (Folder, Value) {
     let recorded = json_file(&golden("phi3v-tiny/lora/golden.json"));
     let folder = Folder::new();
     let rows = recorded["rows"].as_array().unwrap().iter().map(|row| {
-        let has_picture = !row["images"].as_array().unwrap().is_empty();
-        let images: Vec<_> = has_picture.then(|| golden("phi3v-tiny/lora/sample.png")).into_iter().collect();
+        let has_image = !row["images"].as_array().unwrap().is_empty();
+        let images: Vec<_> = has_image.then(|| golden("phi3v-tiny/lora/sample.png")).into_iter().collect();
         json!({ "messages": row["messages"], "images": images })
     });
     folder.write("rows.jsonl", &rows.collect::<Vec<_>>());
@@ -110,7 +110,7 @@ fn what_cannot_be_compared_is_refused_before_anything_is_loaded() {
     let text = golden("text/phi3");
     folder.write("text.jsonl", &[json!({"text": "Some words."})]);
     let error = folder.error("kl", &["--reference", path(&text)]);
-    assert!(error.contains("another vocabulary") || error.contains("takes no pictures"), "{error}");
+    assert!(error.contains("another vocabulary") || error.contains("takes no images"), "{error}");
     std::fs::write(folder.path("text.txt"), "Some words to read.").unwrap();
     for (more, expected) in [
         (&["--data", "@text.txt", "--window", "200000"][..], "the model's context is"),

@@ -14,13 +14,13 @@ use serde_json::json;
 
 const PICTURES: usize = 40;
 
-/// Writes 40 small pictures, and rows about them of which some are bad.
+/// Writes 40 small images, and rows about them of which some are bad.
 pub(crate) fn write_rows(folder: &Path, rows: usize) -> PathBuf {
     let mut random = ChaCha12Rng::seed_from_u64(11);
     for at in 0..PICTURES {
         let pixels: Vec<u8> = (0..30 * 20 * 3).map(|_| random.random()).collect();
-        let picture = image::RgbImage::from_raw(30, 20, pixels).unwrap();
-        picture.save(folder.join(format!("{at}.png"))).unwrap();
+        let image = image::RgbImage::from_raw(30, 20, pixels).unwrap();
+        image.save(folder.join(format!("{at}.png"))).unwrap();
     }
     let mut lines = String::new();
     for at in 0..rows {
@@ -32,8 +32,8 @@ pub(crate) fn write_rows(folder: &Path, rows: usize) -> PathBuf {
             0 => row["image"] = "missing.png".into(),
             1 => row["surprise"] = true.into(),
             2 => {}
-            3 => row["images"] = json!([picture(&mut random), picture(&mut random)]),
-            _ => row["image"] = picture(&mut random).into(),
+            3 => row["images"] = json!([image(&mut random), image(&mut random)]),
+            _ => row["image"] = image(&mut random).into(),
         }
         if random.random_bool(0.3) {
             row["temperature"] = json!(0.9);
@@ -46,7 +46,7 @@ pub(crate) fn write_rows(folder: &Path, rows: usize) -> PathBuf {
     input
 }
 
-fn picture(random: &mut ChaCha12Rng) -> String {
+fn image(random: &mut ChaCha12Rng) -> String {
     format!("{}.png", random.random_range(0..PICTURES))
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::common::{assert_failure, golden, path, phi3v, succeeds};
 
-/// A folder with rows, pictures and adapters.
+/// A folder with rows, images and adapters.
 pub(super) struct Bench(TempDir);
 
 impl Bench {

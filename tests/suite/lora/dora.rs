@@ -11,14 +11,13 @@ use mlx_rs::{Array, Dtype, random};
 use phi3v::adapter::Adapter;
 use phi3v::checkpoint::low_rank::Attached;
 use phi3v::checkpoint::{ModelFiles, Param};
-use phi3v::models::{self, Model, Whole};
-use phi3v::nn::RopeFactors;
+use phi3v::models::{self, Model};
 use phi3v::train::gradient::{Batch, Piece, Target, Trained};
 use phi3v::train::plan::{LoraSettings, Plan};
 
 use super::TINY;
 use super::bench::{Bench, three_rows};
-use crate::common::{copy_of, golden, path, save, succeeds, tensors};
+use crate::common::{copy_of, golden, path, placement, save, succeeds, tensors};
 
 const MODULE: &str = "model.layers.1.self_attn.o_proj";
 const SCALE: f32 = 2.5;
@@ -42,7 +41,7 @@ fn norm(a: &Array, b: &Array) -> Array {
     weight.add(change).unwrap().square().unwrap().sum_axis(1, false).unwrap().sqrt().unwrap()
 }
 
-fn dora() -> (Box<dyn Model>, Vec<(String, Param)>) {
+fn dora() -> (Model, Vec<(String, Param)>) {
     let files = ModelFiles::read(Path::new(TINY)).unwrap();
     let attached = Attached { adapter: Rc::new(adapter()), share: 1.0, dropout: None };
     let weights = models::weights(&files, Some(Dtype::Float32)).unwrap().attach(attached);
@@ -55,7 +54,7 @@ fn batch() -> Batch {
     let ids: Vec<u32> = vec![1, 427, 399, 436, 377, 355, 901, 4100, 77];
     let target = |from: usize| Target { from, id: ids[from + 1], weight: 1.0 };
     Batch {
-        rows: vec![Whole { positions: (0..ids.len() as i32).collect(), factors: RopeFactors::Short }],
+        rows: vec![placement(ids.len() as i32)],
         targets: (3..8).map(target).collect(),
         ends: vec![5],
         pieces: vec![Piece::Tokens(ids.clone())],
@@ -74,7 +73,7 @@ fn gradients_are_differences_of_the_loss() {
     let set =
         |values: &[Array]| params.iter().zip(values).for_each(|((_, param), value)| _ = param.replace(value.clone()));
     for checkpoint in [false, true] {
-        let trained = Trained { model: &*model, params: params.clone(), checkpoint };
+        let trained = Trained { model: &model, params: params.clone(), checkpoint };
         let (_, gradients) = trained.loss_and_gradients(&batch).unwrap();
         let gain = values[2].divide(norm(&values[0], &values[1])).unwrap();
         let difference = |which: usize, direction: &Array| {

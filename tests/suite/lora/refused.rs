@@ -12,14 +12,14 @@ fn bad_bench() -> Bench {
     let bench = Bench::new(&[] as &[Value]);
     image::RgbImage::from_pixel(30, 20, image::Rgb([9, 99, 200])).save(bench.path("a.png")).unwrap();
     let good = |at: usize| question(&format!("Row {at}?"), "Good").to_string();
-    let with_picture = |question: &str, image: Value| json!({"question": question, "answer": "b", "images": image});
+    let with_image = |question: &str, image: Value| json!({"question": question, "answer": "b", "images": image});
     let rows = [
         good(1),
         "{\"question\": ".to_owned(),
         good(3),
-        with_picture("What?", json!(["missing.png"])).to_string(),
-        with_picture("What?", json!(["a.png"])).to_string(),
-        with_picture("<|image_1|> and <|image_2|>", json!(["a.png"])).to_string(),
+        with_image("What?", json!(["missing.png"])).to_string(),
+        with_image("What?", json!(["a.png"])).to_string(),
+        with_image("<|image_1|> and <|image_2|>", json!(["a.png"])).to_string(),
         good(7),
         question("a", &"word ".repeat(500)).to_string(),
         good(9),
@@ -34,7 +34,7 @@ fn bad_bench() -> Bench {
 const BAD: [(usize, &str); 6] = [
     (2, "the line holds no JSON object"),
     (4, "missing.png"),
-    (6, "names <|image_2|>, but 1 picture is given"),
+    (6, "names <|image_2|>, but 1 image is given"),
     (8, "more than the 400 of --max-seq-length"),
     (10, "the answer is empty"),
     (11, "the key \"colour\" means nothing here"),
@@ -205,10 +205,10 @@ fn memory_is_asked_for_before_it_is_taken() {
     // Of a tower that is not trained, nothing is kept.
     image::RgbImage::new(30, 20).save(bench.path("a.png")).unwrap();
     bench.write("pictures.jsonl", &[json!({"question": "a", "answer": "b", "image": "a.png"})]);
-    let pictures = bench.arg("pictures.jsonl");
-    let of = |flag: &str| needed(&["--data", &pictures, flag]);
-    // This checkpoint's tower has 4 layers, 64 and 128 wide; a picture's 313 positions count as three tiles.
-    let layer = 3 * 577 * (8 * 64 + 2 * 128) * 4;
+    let images = bench.arg("pictures.jsonl");
+    let of = |flag: &str| needed(&["--data", &images, flag]);
+    // This checkpoint's tower has 4 layers, 64 and 128 wide; the image has two tiles.
+    let layer = 2 * 577 * (8 * 64 + 2 * 128) * 4;
     let kept = of("--train-vision") - of("--train-projector");
     assert!(kept >= 3 * layer && kept < 4 * layer, "{kept} of layers that take {layer}");
 }

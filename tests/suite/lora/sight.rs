@@ -1,4 +1,4 @@
-//! A task that nobody can do without the pictures.
+//! A task that nobody can do without the images.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ const COLOURS: [(&str, [u8; 3]); 4] =
     [("red", [220, 30, 30]), ("green", [30, 200, 40]), ("blue", [30, 40, 220]), ("yellow", [230, 220, 30])];
 
 /// Something of a colour on a dark ground, no two alike in size, shape and noise.
-fn picture(colour: [u8; 3], random: &mut ChaCha12Rng) -> RgbImage {
+fn image(colour: [u8; 3], random: &mut ChaCha12Rng) -> RgbImage {
     let (width, height) = (random.random_range(24..64), random.random_range(24..64));
     let (shape, period, ground) = (random.random_range(0..4), random.random_range(3..9), random.random_range(0..90));
     RgbImage::from_fn(width, height, |x, y| {
@@ -30,18 +30,18 @@ fn picture(colour: [u8; 3], random: &mut ChaCha12Rng) -> RgbImage {
     })
 }
 
-/// Rows with new pictures, colours in turn.
+/// Rows with new images, colours in turn.
 fn rows(bench: &Bench, name: &str, count: usize, random: &mut ChaCha12Rng) -> Vec<Value> {
     let row = |at: usize| {
         let (word, colour) = COLOURS[at % COLOURS.len()];
         let file = format!("{name}{at}.png");
-        picture(colour, random).save(bench.path(&file)).unwrap();
+        image(colour, random).save(bench.path(&file)).unwrap();
         json!({"question": "Which colour?", "answer": word, "image": file})
     };
     (0..count).map(row).collect()
 }
 
-/// The rows with the picture of a row that is `by` places further.
+/// The rows with the image of a row that is `by` places further.
 fn moved(rows: &[Value], by: impl Fn(usize) -> usize) -> Vec<Value> {
     let moved = |(at, row): (usize, &Value)| {
         let mut row = row.clone();
@@ -52,7 +52,7 @@ fn moved(rows: &[Value], by: impl Fn(usize) -> usize) -> Vec<Value> {
 }
 
 #[test]
-fn pictures_are_learnt_and_looked_at() {
+fn images_are_learnt_and_looked_at() {
     let started = Instant::now();
     let bench = Bench::new(&[] as &[Value]);
     let mut random = ChaCha12Rng::seed_from_u64(4);
@@ -60,7 +60,7 @@ fn pictures_are_learnt_and_looked_at() {
     let held_out = rows(&bench, "held_out", 24, &mut random);
     bench.write("train.jsonl", &learnt);
     bench.write("test.jsonl", &held_out);
-    // Always the picture of another colour; and one of the same colour for one row in four.
+    // Always the image of another colour; and one of the same colour for one row in four.
     bench.write("swapped.jsonl", &moved(&held_out, |at| 1 + at / 4 % 3));
     bench.write("shuffled.jsonl", &moved(&held_out, |at| (at / 4 + at) % 4));
     let method = ["--train-projector", "--learning-rate", "1e-2", "--epochs", "5", "--batch-size", "4"];
@@ -83,8 +83,8 @@ fn pictures_are_learnt_and_looked_at() {
 
     // As it is used.
     let answers_right = held_out[..4].iter().filter(|row| {
-        let picture = bench.arg(row["image"].as_str().unwrap());
-        let more = ["--image", &picture, "--dtype", "auto"];
+        let image = bench.arg(row["image"].as_str().unwrap());
+        let more = ["--image", &image, "--dtype", "auto"];
         bench.answer("Which colour?", &[&more[..], &adapter].concat()) == row["answer"].as_str().unwrap()
     });
     assert!(answers_right.count() >= 3);

@@ -1,8 +1,10 @@
 //! Rows that cannot be learned from.
 
+use phi3v::processor::images::NumCrops;
 use serde_json::json;
 
 use super::*;
+use crate::common::crops;
 
 fn user_says(question: &str, answer: &str) -> Value {
     json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
@@ -11,7 +13,7 @@ fn user_says(question: &str, answer: &str) -> Value {
 #[test]
 fn every_kind_is_found_with_its_row_and_what_is_wrong() {
     let model = Model::new(&golden("phi3v-tiny"));
-    let a = "pictures/a.png";
+    let a = "images/a.png";
     let kinds = [
         ("{\"text\": ".to_owned(), "the line holds no JSON object"),
         (json!({"id": 1}).to_string(), "nothing to learn; messages, prompt and completion"),
@@ -28,22 +30,16 @@ fn every_kind_is_found_with_its_row_and_what_is_wrong() {
         (json!({"messages": []}).to_string(), "messages: the list is empty"),
         (json!({"messages": user_says("a", "")}).to_string(), "an answer is empty"),
         (json!({"messages": user_says("a", "b<|end|>")}).to_string(), "an answer holds <|end|>, which ends answers"),
-        (json!({"messages": user_says("a", "<|image_1|>"), "image": a}).to_string(), "a model cannot write pictures"),
+        (json!({"messages": user_says("a", "<|image_1|>"), "image": a}).to_string(), "a model cannot write images"),
         (json!({"messages": [{"role": "assistant", "content": "a"}]}).to_string(), "begins with an answer"),
-        (
-            json!({"messages": user_says("<|image_2|>", "b"), "image": a}).to_string(),
-            "names <|image_2|>, but 1 picture",
-        ),
-        (
-            json!({"messages": user_says("<|image_1|>", "b")}).to_string(),
-            "names <|image_1|>, but no pictures are given",
-        ),
+        (json!({"messages": user_says("<|image_2|>", "b"), "image": a}).to_string(), "names <|image_2|>, but 1 image"),
+        (json!({"messages": user_says("<|image_1|>", "b")}).to_string(), "names <|image_1|>, but no images are given"),
         (
             json!({"messages": user_says("<|image_1|>", "b"), "images": [a, a]}).to_string(),
-            "2 pictures are given, but the prompt has no <|image_2|>",
+            "2 images are given, but the prompt has no <|image_2|>",
         ),
-        (json!({"prompt": "a", "completion": "b", "image": "no.png"}).to_string(), "cannot read the picture"),
-        (json!({"prompt": "a", "completion": "b", "image": "rows.jsonl"}).to_string(), "is no picture in a supported"),
+        (json!({"prompt": "a", "completion": "b", "image": "no.png"}).to_string(), "cannot read the image"),
+        (json!({"prompt": "a", "completion": "b", "image": "rows.jsonl"}).to_string(), "is no image in a supported"),
     ];
     let good = json!({"text": "good"}).to_string();
     let lines: Vec<String> = kinds.iter().flat_map(|(line, _)| [String::new(), line.clone(), good.clone()]).collect();
@@ -60,18 +56,18 @@ fn every_kind_is_found_with_its_row_and_what_is_wrong() {
 }
 
 #[test]
-fn text_models_take_no_pictures() {
+fn text_models_take_no_images() {
     let model = Model::new(&golden("text/llama"));
-    let rows = Rows::new(&[json!({"prompt": "a", "completion": "b", "image": "pictures/a.png"})]);
+    let rows = Rows::new(&[json!({"prompt": "a", "completion": "b", "image": "images/a.png"})]);
     let bad = model.read(&rows.path("rows.jsonl")).bad;
-    assert_eq!(bad[0].error, "this model has no vision: it takes no pictures");
+    assert_eq!(bad[0].error, "this model has no vision: it takes no images");
 }
 
 #[test]
 fn rows_that_are_too_long_are_never_cut() {
     let mut model = Model::new(&golden("phi3v-tiny"));
     let rows = Rows::new(&[
-        json!({"prompt": "What?", "completion": "Blue.", "image": "pictures/a.png"}),
+        json!({"prompt": "What?", "completion": "Blue.", "image": "images/a.png"}),
         json!({"prompt": "What?", "completion": "Blue."}),
     ]);
     let len = model.examples(&rows)[0].len();
@@ -84,37 +80,37 @@ fn rows_that_are_too_long_are_never_cut() {
     assert_eq!(
         errors(&model),
         [format!(
-            "the row takes {len} tokens, of which 313 are for its pictures, more than the {} of --max-seq-length; a larger \
-             --max-seq-length, a smaller --num-crops, or a shorter text helps",
+            "the row takes {len} tokens, of which 313 are for its images, more than the {} of `max_seq_length`; a larger \
+             `max_seq_length`, smaller images, or a shorter text helps",
             len - 1
         )]
     );
     model.settings.max_seq_length = 3;
-    assert!(errors(&model)[1].contains("--max-seq-length; a larger --max-seq-length, or a shorter text helps"));
+    assert!(errors(&model)[1].contains("`max_seq_length`; a larger `max_seq_length`, or a shorter text helps"));
     model.settings.max_position_embeddings = 100;
     assert_eq!(
         errors(&model)[0],
         format!(
-            "the row takes {len} tokens, of which 313 are for its pictures, more than the model's context of 100; give a \
-             smaller --num-crops, or shorten the text"
+            "the row takes {len} tokens, of which 313 are for its images, more than the model's context of 100; give \
+             smaller images, or shorten the text"
         )
     );
     // Up to sixteen tiles.
-    model.settings.num_crops = NumCrops::Auto;
+    model.settings.image_options.num_crops = Some(NumCrops::Auto);
     model.settings.max_position_embeddings = 1900;
-    assert!(errors(&model)[0].contains("of which 1921 are for its pictures, more than the model's context of 1900"));
+    assert!(errors(&model)[0].contains("of which 1921 are for its images, more than the model's context of 1900"));
 }
 
 #[test]
-fn pictures_that_change_after_the_check_are_found() {
+fn images_that_change_after_the_check_are_found() {
     let model = Model::new(&golden("phi3v-tiny"));
-    let rows = Rows::new(&[json!({"prompt": "What?", "completion": "Blue.", "image": "pictures/a.png"})]);
+    let rows = Rows::new(&[json!({"prompt": "What?", "completion": "Blue.", "image": "images/a.png"})]);
     let example = &model.examples(&rows)[0];
-    let tiles = || example.tiles(&model.processor, &model.settings.limits, NumCrops::Fixed(4));
-    let error = tiles().unwrap_err().to_string();
+    let pixels = || example.pixels(&model.processor, &model.settings.limits, &crops(4));
+    let error = pixels().unwrap_err().to_string();
     assert!(error.contains("a.png takes ") && error.contains("but took 313 when the rows were checked"), "{error}");
-    fs::remove_file(rows.path("pictures/a.png")).unwrap();
-    assert!(tiles().unwrap_err().to_string().contains("cannot read the picture"));
+    fs::remove_file(rows.path("images/a.png")).unwrap();
+    assert!(pixels().unwrap_err().to_string().contains("cannot read the image"));
 }
 
 #[test]

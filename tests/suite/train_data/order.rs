@@ -73,7 +73,7 @@ fn hidden_tokens_are_left_out_and_the_others_keep_their_positions() {
     let model = Model::new(&golden("phi3v-tiny"));
     let question = "Which of all the many colours that there are in the world is this one?";
     let rows = Rows::new(&[
-        json!({"question": question, "answer": "Blue.", "image": "pictures/a.png"}),
+        json!({"question": question, "answer": "Blue.", "image": "images/a.png"}),
         json!({"question": question, "answer": "Blue."}),
     ]);
     let assistant = model.processor.tokenizer.id("<|assistant|>").unwrap();

@@ -1,35 +1,39 @@
-//! The pictures of a question.
+//! The images of a question.
 
 use std::path::Path;
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result, ensure};
-use regex::{Captures, Regex};
+use regex::Regex;
 
 use crate::processor::images::ImageSource;
-use crate::rows::{Fields, Pictures, source};
+use crate::rows::{Fields, RowImages, source};
 
 /// Keys of MMMU, whose texts name them: `<image 1>` is `image_1`.
 const NUMBERED: [&str; 7] = ["image_1", "image_2", "image_3", "image_4", "image_5", "image_6", "image_7"];
 
-/// Takes the pictures of a row, in the order of their numbers.
+/// Writes the placeholder of an image, of which the first has the index 0.
+pub(super) type Placeholder<'a> = dyn Fn(usize) -> Result<String> + 'a;
+
+/// Takes the images of a row, in the order of their numbers.
 ///
-/// MMMU's tags become `<|image_N|>`, numbered as they come, since it may name a picture twice, and has some that it does
+/// MMMU's tags become placeholders, numbered as they come, since it may name an image twice, and has some that it does
 /// not name. These are left out, unless the row names none at all: then they come first.
 pub(super) fn take(
     fields: &mut Fields,
     text: &mut String,
     options: &mut [String],
     folder: &Path,
+    placeholder: &Placeholder,
 ) -> Result<Vec<ImageSource>> {
     static TAG: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<image (\d+)>").expect("a valid expression"));
     let named = NUMBERED.map(|key| fields.take::<String>(key, "a path or an address"));
     let named = named.into_iter().collect::<Result<Vec<_>>>()?;
-    let pictures = Pictures::take(fields)?.sources(folder)?;
+    let images = RowImages::take(fields)?.sources(folder)?;
     if named.iter().all(Option::is_none) {
-        return Ok(pictures);
+        return Ok(images);
     }
-    ensure!(pictures.is_empty(), "the row has numbered pictures, such as image_1, and others; one kind is expected");
+    ensure!(images.is_empty(), "the row has numbered images, such as image_1, and others; one kind is expected");
 
     let mut used = Vec::new();
     for text in std::iter::once(text).chain(options) {
@@ -39,12 +43,15 @@ pub(super) fn take(
             let name = name.with_context(|| format!("{} is named, but the row has no image_{}", &tag[0], &tag[1]))?;
             used.push(source(name, folder)?);
         }
-        let mut number = used.len() - TAG.find_iter(text).count();
-        let numbered = TAG.replace_all(text, |_: &Captures| {
-            number += 1;
-            format!("<|image_{number}|>")
-        });
-        *text = numbered.into_owned();
+        let mut index = used.len() - TAG.find_iter(text).count();
+        let mut with_placeholders = String::new();
+        let mut end = 0;
+        for tag in TAG.find_iter(text) {
+            with_placeholders.extend([&text[end..tag.start()], &placeholder(index)?]);
+            (index, end) = (index + 1, tag.end());
+        }
+        with_placeholders.push_str(&text[end..]);
+        *text = with_placeholders;
     }
     match used.is_empty() {
         true => named.iter().flatten().map(|name| source(name, folder)).collect(),

@@ -53,9 +53,9 @@ fn png(losses: &Losses) -> Result<Vec<u8>> {
     let size = (SIZE.0 * ENLARGED, SIZE.1 * ENLARGED);
     let mut large = RgbImage::new(size.0, size.1);
     draw(BitMapBackend::with_buffer(&mut large, size).into_drawing_area(), losses, ENLARGED)?;
-    let picture = thumbnail(&large, SIZE.0, SIZE.1);
+    let image = thumbnail(&large, SIZE.0, SIZE.1);
     let mut bytes = Vec::new();
-    picture.write_with_encoder(PngEncoder::new(&mut bytes))?;
+    image.write_with_encoder(PngEncoder::new(&mut bytes))?;
     Ok(bytes)
 }
 
@@ -201,8 +201,8 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join(format!("{name}.png"));
         write_curve(records, &path).unwrap();
-        let picture = image::open(&path).unwrap().to_rgb8();
-        assert_eq!(picture.dimensions(), SIZE);
+        let image = image::open(&path).unwrap().to_rgb8();
+        assert_eq!(image.dimensions(), SIZE);
         std::fs::write(path.with_extension("txt"), super::super::plot_text(records, 80, 16)).unwrap();
         let path = path.with_extension("svg");
         write_curve(records, &path).unwrap();
