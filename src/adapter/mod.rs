@@ -146,6 +146,9 @@ fn resolve(name: &str, known: impl Fn(&str) -> bool) -> Option<String> {
         below("model.language_model.").map(str::to_owned),
         below("language_model.").map(|rest| format!("model.{rest}")),
         below("model.").map(str::to_owned),
+        below("model.").map(|rest| format!("language_model.model.{rest}")),
+        below("model.language_model.").map(|rest| format!("language_model.model.{rest}")),
+        below("lm_head").map(|rest| format!("language_model.lm_head{rest}")),
     ];
     candidates.into_iter().flatten().find(|candidate| known(candidate))
 }

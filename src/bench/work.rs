@@ -7,11 +7,10 @@ use mlx_mmap::item_size;
 use mlx_rs::Dtype;
 
 use crate::cache::{CacheSettings, CacheShape};
-use crate::checkpoint::quantization::Role;
 use crate::checkpoint::{ModelFiles, Weights};
 use crate::convert::pass::{Conversion, Settings};
 use crate::memory::ModelMemory;
-use crate::models::{self, Arch};
+use crate::models::{self, Arch, Group};
 use crate::processor::images::ImageProcessor;
 
 /// What is known of a model by its headers.
@@ -64,12 +63,16 @@ impl Facts {
         let dtype = weights.float_dtype();
         let item_size = item_size(dtype);
         let memory = ModelMemory::of(files, weights.bytes_in_memory(), item_size)?;
-        let tied = weights.bytes_of(|name| name.starts_with("lm_head.")) == 0;
-        let is_read =
-            |name: &str| (arch.role)(name) == Role::Text && (tied || !name.starts_with("model.embed_tokens."));
+        let group = |name: &str| (arch.group)(name);
+        let tied = weights.bytes_of(|name| name.contains("lm_head.")) == 0;
+        let is_read = |name: &str| match group(name) {
+            Some(Group::Embedding) => tied,
+            Some(group) => group.is_text(),
+            None => false,
+        };
         let weight_bytes = weights.bytes_of(is_read);
         let (model, parts) = models::build_with_parts(files, weights.skeleton())?;
-        let text = parts.linears.iter().filter(|(path, _)| (arch.role)(path) == Role::Text && *path != "lm_head");
+        let text = parts.linears.iter().filter(|(path, _)| matches!(group(path), Some(Group::Layer(_))));
         let numbers: f64 = text.map(|(_, [output, input])| f64::from(*output) * f64::from(*input)).sum();
         let dims = memory.dims;
         let shape = dims.cache;

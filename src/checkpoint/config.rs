@@ -143,7 +143,7 @@ impl ModelFiles {
             gguf: None,
             config,
             generation: read_optional(folder, "generation_config.json")?.unwrap_or_default(),
-            preprocessor: read_json(&folder.join("preprocessor_config.json"))?,
+            preprocessor: preprocessor(folder)?,
             tokenizer,
         })
     }
@@ -199,13 +199,24 @@ impl ModelFiles {
         parse(&self.config).with_context(|| format!("{}", self.folder.join("config.json").display()))
     }
 
+    /// `config.json` of the language part: of the keys at the top and in `text_config` the latter count.
+    pub fn parse_text<T: DeserializeOwned>(&self) -> Result<T> {
+        let Some(Value::Object(nested)) = self.config.get("text_config") else { return self.parse() };
+        let mut config = self.config.clone();
+        if let Some(fields) = config.as_object_mut() {
+            // What the language part is called does not matter: the model is the whole.
+            fields.extend(nested.clone().into_iter().filter(|(key, _)| key != "model_type"));
+        }
+        parse(&config).with_context(|| format!("{}", self.folder.join("config.json").display()))
+    }
+
     /// The longest sequence that the model reads.
     pub fn max_position_embeddings(&self) -> Result<usize> {
         #[derive(Deserialize)]
         struct Context {
             max_position_embeddings: usize,
         }
-        Ok(self.parse::<Context>()?.max_position_embeddings)
+        Ok(self.parse_text::<Context>()?.max_position_embeddings)
     }
 
     /// How the checkpoint is quantized, if it is.
@@ -227,8 +238,17 @@ impl ModelFiles {
         struct Eos {
             eos_token_id: Option<TokenIds>,
         }
-        let config: Eos = self.parse()?;
+        let config: Eos = self.parse_text()?;
         let sources = [&config.eos_token_id, &self.generation.eos_token_id];
         Ok(sources.into_iter().flatten().flat_map(TokenIds::as_slice).copied().collect())
     }
+}
+
+/// `preprocessor_config.json`, or what newer checkpoints have of it in `processor_config.json`.
+fn preprocessor(folder: &Path) -> Result<Option<Value>> {
+    if let Some(config) = read_json(&folder.join("preprocessor_config.json"))? {
+        return Ok(Some(config));
+    }
+    let config = read_json(&folder.join("processor_config.json"))?;
+    Ok(config.and_then(|mut config| Some(config.get_mut("image_processor")?.take())))
 }

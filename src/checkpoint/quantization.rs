@@ -130,14 +130,3 @@ pub fn pack(matrix: &Array, packing: QuantizedAs) -> Result<Packed, Exception> {
 pub fn unpack(packed: &Packed, dtype: Dtype) -> Result<Array, Exception> {
     if on_cpu() { mlx_cpu::dequantize(packed, dtype) } else { packed.dequantize(dtype) }
 }
-
-/// What a matrix is for, which decides whether it is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// A matrix of the language model: packed.
-    Text,
-    /// A matrix of the part that sees: packed where asked for, as small errors there cost much.
-    Vision,
-    /// No matrix that a packed product or lookup could replace.
-    Fixed,
-}

@@ -98,7 +98,7 @@ impl Opened {
         struct Size {
             vocab_size: usize,
         }
-        Ok(self.files.parse::<Size>()?.vocab_size)
+        Ok(self.files.parse_text::<Size>()?.vocab_size)
     }
 
     /// An error unless answers can follow the grammar.

@@ -14,13 +14,13 @@ use mlx_rs::{Array, Dtype};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::checkpoint::quantization::{Quantization, QuantizedAs, Role, pack};
+use crate::checkpoint::quantization::{Quantization, QuantizedAs, pack};
 use crate::checkpoint::safetensors::{SHARD_BYTES, Shards, TensorSpec};
 use crate::checkpoint::staging::{copy_file, write_file};
 use crate::checkpoint::weights::{Entry, dtype_of_unpacked};
 use crate::checkpoint::{ModelFiles, Weights};
 use crate::convert::rule::{Matrix, Rule};
-use crate::models::Arch;
+use crate::models::{Arch, Group};
 
 /// What is to become of a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -154,8 +154,7 @@ impl<'a> Conversion<'a> {
             None => packings.first_key_value().map(|(_, &packing)| packing),
         };
         let indivisible = settings.rule.as_ref().map(|rule| {
-            let left =
-                matrices.iter().filter(|matrix| matrix.role == Role::Text && !rule.default.divides(matrix.input));
+            let left = matrices.iter().filter(|matrix| matrix.group.is_text() && !rule.default.divides(matrix.input));
             left.filter(|matrix| !packings.contains_key(&matrix.path)).map(|matrix| matrix.path.clone()).collect()
         });
         let sizes = Sizes {
@@ -355,7 +354,7 @@ fn module(entry: &Entry) -> &str {
 
 /// All matrices of the checkpoint.
 fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<Vec<Matrix>> {
-    let role = Arch::of(files)?.role;
+    let group = Arch::of(files)?.group;
     let mut matrices = Vec::new();
     for entry in entries {
         let spec = weights.spec(&entry.parts[0])?;
@@ -364,7 +363,8 @@ fn matrices(files: &ModelFiles, weights: &Weights, entries: &[Entry]) -> Result<
             continue;
         }
         let input = entry.packed.map_or(columns, |packing| unpacked(columns, packing));
-        matrices.push(Matrix { path: module(entry).to_owned(), role: role(module(entry)), input });
+        let path = module(entry);
+        matrices.push(Matrix { path: path.to_owned(), group: Group::of(group, path)?, input });
     }
     Ok(matrices)
 }

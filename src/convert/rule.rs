@@ -7,7 +7,8 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use mlx_quantized::Mode;
 use regex::Regex;
 
-use crate::checkpoint::quantization::{QuantizedAs, Role};
+use crate::checkpoint::quantization::QuantizedAs;
+use crate::models::Group;
 
 /// mlx-lm's and mlx-vlm's recipes: few bits, and more for what errors hurt most. After llama.cpp's Q4_K_M: the values' and
 /// the down projection in the first and last eighth of the layers and every third between, and the map to logits.
@@ -90,8 +91,8 @@ pub struct Rule {
 pub struct Matrix {
     /// Its module.
     pub path: String,
-    /// What it is for.
-    pub role: Role,
+    /// The part of the model that it belongs to.
+    pub group: Group,
     /// Length of its rows.
     pub input: i32,
 }
@@ -124,7 +125,7 @@ impl Rule {
             let matches = matrices.iter().any(|matrix| exception.pattern.is_match(&matrix.path));
             ensure!(matches, "{:?} matches no matrix of this model", exception.text);
         }
-        let text = matrices.iter().filter(|matrix| matrix.role == Role::Text);
+        let text = matrices.iter().filter(|matrix| matrix.group.is_text());
         let num_layers = text.filter_map(|matrix| layer_of(&matrix.path)).max().map_or(0, |last| last + 1);
         let mut packings = BTreeMap::new();
         for matrix in matrices {
@@ -152,12 +153,13 @@ impl Rule {
             );
             return Ok(Some(packing));
         }
-        let wanted = matrix.role == Role::Text || (matrix.role == Role::Vision && self.vision);
+        let vision = matches!(matrix.group, Group::Vision | Group::Projector);
+        let wanted = matrix.group.is_text() || (vision && self.vision);
         let packing = match (self.chosen.get(&matrix.path), self.mixed) {
             (Some(&chosen), _) => chosen,
             (None, Some(mixed)) => {
                 // Of the part that sees no recipe tells; more bits are on the safe side.
-                let high = matrix.role == Role::Vision || Mixed::favours(&matrix.path, num_layers);
+                let high = vision || Mixed::favours(&matrix.path, num_layers);
                 QuantizedAs { bits: if high { mixed.high } else { mixed.low }, ..self.default }
             }
             (None, None) => self.default,
@@ -174,7 +176,7 @@ mod tests {
     fn matrices(names: &[&str], layers: usize) -> Vec<Matrix> {
         let in_layer = |i| names.iter().map(move |name| format!("model.layers.{i}.{name}"));
         let paths = (0..layers).flat_map(in_layer).chain(["lm_head".into(), "model.embed_tokens".into()]);
-        paths.map(|path| Matrix { path, role: Role::Text, input: 64 }).collect()
+        paths.map(|path| Matrix { path, group: Group::Layer(0), input: 64 }).collect()
     }
 
     fn bits(rule: &Rule, matrices: &[Matrix]) -> BTreeMap<String, i32> {

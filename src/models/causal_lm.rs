@@ -9,7 +9,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Deserialize;
 
-use super::{Decoder, ModelDims, Row, VisionDims};
+use super::{Decoder, Group, ModelDims, Row, VisionDims};
 use crate::cache::{Cache, CacheSettings, CacheShape, SINKS, cached_attention};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
@@ -32,7 +32,7 @@ pub(super) struct Config {
     /// Qwen2 says whether the window above is meant; its window would be of some layers only.
     use_sliding_window: Option<bool>,
     #[serde(default)]
-    tie_word_embeddings: bool,
+    pub tie_word_embeddings: bool,
     #[serde(flatten)]
     rope: RopeConfig,
     hidden_act: HiddenAct,
@@ -327,6 +327,21 @@ impl<L: DecoderLayer> Decoder for CausalLm<L> {
     fn windows(&self) -> Vec<Option<usize>> {
         self.style.layers.iter().map(|spec| spec.window).collect()
     }
+}
+
+/// The part that a path belongs to in models whose language part has no prefix.
+pub(super) fn group(path: &str) -> Option<Group> {
+    let below = |place: &str| path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('.'));
+    if let Some(rest) = path.strip_prefix("model.layers.") {
+        return rest.split('.').next()?.parse().ok().map(Group::Layer);
+    }
+    if below("model.embed_tokens").is_some() {
+        return Some(Group::Embedding);
+    }
+    if below("model.norm").is_some() {
+        return Some(Group::FinalNorm);
+    }
+    below("lm_head").map(|_| Group::Head)
 }
 
 impl Config {

@@ -9,16 +9,15 @@ use super::causal_lm::{self, CausalLm, Config, HiddenAct, Step, Style};
 use super::llama::Attention;
 use super::{Arch, Model};
 use crate::checkpoint::Scope;
-use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, geglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["gemma"],
-    load: |files, w| Ok(Model::of_text(load(&files.parse()?, w)?)),
-    remap: |files| Ok(files.parse::<Config>()?.remap()),
-    dims: |files| Ok(files.parse::<Config>()?.dims(None)),
+    load: |files, w| Ok(Model::of_text(load(&files.parse_text()?, w)?)),
+    remap: |files| Ok(files.parse_text::<Config>()?.remap()),
+    dims: |files| Ok(files.parse_text::<Config>()?.dims(None)),
     images: None,
-    role: |_| Role::Text,
+    group: causal_lm::group,
     stop_tokens: &["<end_of_turn>"],
 };
 

@@ -8,16 +8,15 @@ use mlx_rs::error::Exception;
 use super::causal_lm::{self, CausalLm, Config, Step, Style};
 use super::{Arch, Model};
 use crate::checkpoint::Scope;
-use crate::checkpoint::quantization::Role;
 use crate::nn::{Linear, RmsNorm, add, split_heads, swiglu};
 
 pub(super) const ARCH: Arch = Arch {
     model_types: &["llama", "mistral", "qwen2"],
-    load: |files, w| Ok(Model::of_text(load(&files.parse()?, w)?)),
-    remap: |files| Ok(files.parse::<Config>()?.remap()),
-    dims: |files| Ok(files.parse::<Config>()?.dims(None)),
+    load: |files, w| Ok(Model::of_text(load(&files.parse_text()?, w)?)),
+    remap: |files| Ok(files.parse_text::<Config>()?.remap()),
+    dims: |files| Ok(files.parse_text::<Config>()?.dims(None)),
     images: None,
-    role: |_| Role::Text,
+    group: causal_lm::group,
     stop_tokens: &[],
 };
 

@@ -9,12 +9,11 @@ mod phi3_v;
 
 use std::ops::Range;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use crate::cache::{Cache, CacheSettings, CacheShape};
-use crate::checkpoint::quantization::Role;
 use crate::checkpoint::safetensors::TensorSpec;
 use crate::checkpoint::weights::{Parts, Remap};
 use crate::checkpoint::{ModelFiles, Scope, Weights};
@@ -33,14 +32,48 @@ pub struct Arch {
     pub load: fn(&ModelFiles, &Scope) -> Result<Model>,
     /// How published tensors become MLX's.
     pub remap: fn(&ModelFiles) -> Result<Remap>,
-    /// What the matrix of the module at this path is for, when a checkpoint is quantized.
-    pub role: fn(&str) -> Role,
+    /// The part of the model that a module or tensor belongs to, by its path.
+    pub group: GroupOf,
     /// Its sizes.
     pub dims: fn(&ModelFiles) -> Result<ModelDims>,
     /// Makes the image processor of a checkpoint; none for architectures without vision.
     pub images: Option<MakeImageProcessor>,
     /// Tokens that end an answer although the checkpoint's files may not say so.
     pub stop_tokens: &'static [&'static str],
+}
+
+/// The part of a model that a module or tensor of this path belongs to; none of a path that the model does not have.
+pub type GroupOf = fn(&str) -> Option<Group>;
+
+/// A part of a model: it decides whether a matrix is quantized, and where a gradient comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The embedding table of tokens, which may serve as the map to logits, too.
+    Embedding,
+    /// A decoder layer.
+    Layer(usize),
+    /// The norm after the last layer.
+    FinalNorm,
+    /// The map to logits.
+    Head,
+    /// A layer of the vision tower.
+    Vision,
+    /// What makes vectors of patches: not a matrix that a quantized product or lookup could replace.
+    PatchEmbedding,
+    /// What makes vectors of the language part of the tower's features.
+    Projector,
+}
+
+impl Group {
+    /// The group of `path`, or an error that names it.
+    pub fn of(group: GroupOf, path: &str) -> Result<Self> {
+        group(path).with_context(|| format!("{path} belongs to no part of this model"))
+    }
+
+    /// Whether it is of the language part.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Embedding | Self::Layer(_) | Self::FinalNorm | Self::Head)
+    }
 }
 
 /// All architectures, one line each.
@@ -186,12 +219,14 @@ pub struct Model {
     pub text: Box<dyn Decoder>,
     /// Its vision part.
     pub vision: Option<Box<dyn Vision>>,
+    /// The part that a tensor belongs to.
+    pub group: GroupOf,
 }
 
 impl Model {
     /// A model without vision.
     pub(crate) fn of_text(text: impl Decoder + 'static) -> Self {
-        Self { text: Box::new(text), vision: None }
+        Self { text: Box::new(text), vision: None, group: causal_lm::group }
     }
 
     /// The vision part of a model that has one.

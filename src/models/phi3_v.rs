@@ -8,10 +8,8 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use serde::Deserialize;
 
-use super::causal_lm;
 use super::clip::{self, Clip};
-use super::{Arch, Model, Vision, phi3};
-use crate::checkpoint::quantization::Role;
+use super::{Arch, Group, Model, Vision, causal_lm, phi3};
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Param, Scope};
 use crate::nn::{Linear, gelu, split};
@@ -22,7 +20,7 @@ pub(super) const ARCH: Arch = Arch {
     model_types: &["phi3_v"],
     load,
     remap: |_| Ok(Remap { rename, transpose }),
-    role,
+    group,
     dims: |files| {
         let c = Config::of(files)?;
         Ok(c.text.dims(Some(c.img_processor.dims())))
@@ -52,12 +50,13 @@ fn transpose(name: &str, shape: &[i32]) -> Option<&'static [i32]> {
     }
 }
 
-/// The table of positions is added as it is, and the patch convolution is no plain matrix.
-fn role(path: &str) -> Role {
+fn group(path: &str) -> Option<Group> {
     match path.strip_prefix("model.vision_embed_tokens.") {
-        None => Role::Text,
-        Some(path) if path.contains(".embeddings.") => Role::Fixed,
-        Some(_) => Role::Vision,
+        None => causal_lm::group(path),
+        // The table of positions is added as it is, and the patch convolution is no plain matrix.
+        Some(path) if path.contains(".embeddings.") => Some(Group::PatchEmbedding),
+        Some(path) if path.starts_with("img_processor.") => Some(Group::Vision),
+        Some(_) => Some(Group::Projector),
     }
 }
 
@@ -194,5 +193,5 @@ fn distinct(image: &Pixels) -> &[f32] {
 fn load(files: &ModelFiles, w: &Scope) -> Result<Model> {
     let c = Config::of(files)?;
     let vision = ImageEmbedding::load(&w.pp("model.vision_embed_tokens"), &c).context("model.vision_embed_tokens")?;
-    Ok(Model { text: Box::new(phi3::load(&c.text, w)?), vision: Some(Box::new(vision)) })
+    Ok(Model { text: Box::new(phi3::load(&c.text, w)?), vision: Some(Box::new(vision)), group })
 }

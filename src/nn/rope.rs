@@ -1,15 +1,15 @@
 //! Rotary position embedding (Su et al. 2021) and the scalings that the supported models publish.
 
 use anyhow::{Result, bail, ensure};
-use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, fast};
+use mlx_rs::ops::{concatenate, split_at_indices};
+use mlx_rs::{Array, Dtype, fast};
 use serde::Deserialize;
 
 use crate::device::on_cpu;
 
 /// Where a token stands in time, height and width. Text, and models without such axes, have three equal numbers.
-pub type Position = [i32; 3];
+pub use mlx_cpu::Position;
 
 /// Which of the two factor sets of longrope turned a sequence's keys: short up to the boundary
 /// (`original_max_position_embeddings`), long for every position once the sequence is longer. Other models have one set,
@@ -49,12 +49,16 @@ struct RopeScaling {
     original_max_position_embeddings: Option<usize>,
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
+    /// Of multimodal rotary embeddings: how many pairs, from the first, take the position in time, in height and in width.
+    mrope_section: Option<[usize; 3]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RopeType {
     Default,
+    /// Qwen2-VL's name for the default with sections.
+    Mrope,
     Linear,
     Llama3,
     /// An early name of longrope.
@@ -71,9 +75,11 @@ pub struct Rope {
     /// Wavelength of each pair over 2π, `[dims / 2]`.
     short: Array,
     long: Option<Array>,
-    /// What turned elements are multiplied with.
+    /// What rotated elements are multiplied by.
     gain: f32,
     boundary: Option<usize>,
+    /// For each pair the axis of positions that counts; empty for the first.
+    axes: Vec<u8>,
 }
 
 impl Rope {
@@ -95,11 +101,19 @@ impl Rope {
             long: None,
             gain: 1.0,
             boundary: None,
+            axes: Vec::new(),
         };
         let Some(scaling) = scaling else { return Ok(plain(&base)) };
+        if let Some(sections) = scaling.mrope_section {
+            let pairs: usize = sections.iter().sum();
+            ensure!(pairs == base.len(), "rope_scaling: mrope_section {sections:?} is not of {} pairs", base.len());
+            let axes = sections.iter().zip(0..).flat_map(|(&pairs, axis)| vec![axis; pairs]).collect();
+            return Ok(Self { axes, ..plain(&base) });
+        }
         match scaling.rope_type.or(scaling.r#type) {
             None => bail!("rope_scaling: it has no type"),
             Some(RopeType::Default) => Ok(plain(&base)),
+            Some(RopeType::Mrope) => bail!("rope_scaling: mrope_section is missing"),
             Some(RopeType::Linear) => {
                 let factor = required("factor", scaling.factor)?;
                 Ok(plain(&base.iter().map(|w| w * factor).collect::<Vec<_>>()))
@@ -107,6 +121,16 @@ impl Rope {
             Some(RopeType::Llama3) => Ok(plain(&llama3(&base, config, scaling)?)),
             Some(kind @ (RopeType::Su | RopeType::Longrope | RopeType::Yarn)) => longrope(&base, config, scaling, kind),
         }
+    }
+
+    /// The rotation of patches in a vision tower by their row and column, each of which rotates half of a head.
+    /// modeling_qwen2_vl.py, VisionRotaryEmbedding
+    pub fn of_patches(head_dim: i32) -> Self {
+        let (dims, quarter) = (head_dim, (head_dim / 4) as usize);
+        let base = (0..quarter).map(|pair| 10_000_f64.powf(4.0 * pair as f64 / f64::from(dims)) as f32);
+        let wavelengths: Vec<f32> = base.clone().chain(base).collect();
+        let axes = [vec![1; quarter], vec![2; quarter]].concat();
+        Self { dims, short: row(wavelengths.into_iter()), long: None, gain: 1.0, boundary: None, axes }
     }
 
     /// Sequences longer than this take the long factors; none where there is only one set.
@@ -119,36 +143,52 @@ impl Rope {
         let mut parts: Vec<Array> = Vec::new();
         let mut start = 0;
         for run in rows.chunk_by(|a, b| a.1 == b.1) {
-            let positions: Vec<i32> = run.iter().flat_map(|(positions, _)| *positions).map(|&[t, ..]| t).collect();
+            let positions: Vec<Position> = run.iter().flat_map(|(positions, _)| *positions).copied().collect();
             let end = start + positions.len() as i32;
             let x = if run.len() == rows.len() { x.clone() } else { x.try_index((.., .., start..end, ..))? };
-            parts.push(self.turn(&x, &positions, run[0].1)?);
+            parts.push(self.rotate(&x, &positions, run[0].1)?);
             start = end;
         }
         if parts.len() == 1 { Ok(parts.remove(0)) } else { concatenate(&parts, 2) }
     }
 
-    fn turn(&self, x: &Array, positions: &[i32], factors: RopeFactors) -> mlx_rs::error::Result<Array> {
+    fn rotate(&self, x: &Array, positions: &[Position], factors: RopeFactors) -> mlx_rs::error::Result<Array> {
         let wavelengths = match (factors, &self.long) {
             (RopeFactors::Long, Some(long)) => long,
             _ => &self.short,
         };
         if on_cpu() {
-            return mlx_cpu::rope(x, wavelengths, self.gain, positions);
+            return mlx_cpu::rope(x, wavelengths, self.gain, positions, &self.axes);
         }
         let gain = row((0..x.dim(3)).map(|i| if i < self.dims { self.gain } else { 1.0 })).as_dtype(x.dtype())?;
         let scaled = if self.gain == 1.0 { x.clone() } else { x.multiply(gain)? };
+        if !self.axes.is_empty() && positions.iter().any(|[t, h, w]| t != h || t != w) {
+            return rotate_by_axes(&scaled, wavelengths, positions, &self.axes);
+        }
         // MLX counts on from one position.
         let mut parts = Vec::new();
         let mut start = 0;
-        for run in positions.chunk_by(|a, b| a + 1 == *b) {
+        for run in positions.chunk_by(|a, b| a[0] + 1 == b[0]) {
             let end = start + run.len() as i32;
             let part = scaled.try_index((.., .., start..end, ..))?;
-            parts.push(fast::rope(&part, self.dims, false, None, 1.0, run[0], wavelengths)?);
+            parts.push(fast::rope(&part, self.dims, false, None, 1.0, run[0][0], wavelengths)?);
             start = end;
         }
         concatenate(&parts, 2)
     }
+}
+
+/// The rotation in MLX's plain operations, where pairs take positions on different axes; angles in float32.
+fn rotate_by_axes(x: &Array, wavelengths: &Array, positions: &[Position], axes: &[u8]) -> mlx_rs::error::Result<Array> {
+    let pairs = axes.len() as i32;
+    let at: Vec<f32> =
+        positions.iter().flat_map(|position| axes.iter().map(|&axis| position[usize::from(axis)] as f32)).collect();
+    let angles = Array::from_slice(&at, &[positions.len() as i32, pairs]).divide(wavelengths)?; // [n, pairs]
+    let (cos, sin) = (angles.cos()?, angles.sin()?);
+    let parts = split_at_indices(x.as_dtype(Dtype::Float32)?, &[pairs, 2 * pairs], -1)?;
+    let first = parts[0].multiply(&cos)?.subtract(parts[1].multiply(&sin)?)?;
+    let second = parts[1].multiply(&cos)?.add(parts[0].multiply(&sin)?)?;
+    concatenate(&[&first, &second, &parts[2]], -1)?.as_dtype(x.dtype())
 }
 
 /// LongRoPE (Ding et al. 2024) as Phi-3 has it: a wavelength factor per pair, and queries and keys scaled by the same
@@ -183,6 +223,7 @@ fn longrope(base: &[f64], config: &RopeConfig, scaling: &RopeScaling, kind: Rope
         long: Some(wavelengths("long_factor", &scaling.long_factor)?),
         gain,
         boundary: Some(boundary),
+        axes: Vec::new(),
     })
 }
 
@@ -221,4 +262,24 @@ fn required<T>(name: &str, value: Option<T>) -> Result<T> {
 fn row(values: impl ExactSizeIterator<Item = f32>) -> Array {
     let len = values.len() as i32;
     Array::from_iter(values, &[len])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_rs::random::normal;
+
+    use super::*;
+
+    /// What is for GPUs agrees with the CPU's kernel.
+    #[test]
+    fn plain_operations_rotate_as_the_kernel_does() {
+        let rope = Rope::of_patches(16);
+        let positions = [[0, 3, 1], [0, 0, 7], [5, 5, 5]];
+        let x = normal::<f32>(&[1, 2, 3, 16], None, None, None).unwrap();
+        let generic = rotate_by_axes(&x, &rope.short, &positions, &rope.axes).unwrap();
+        let kernel = rope.forward(&x, &[(&positions[..], RopeFactors::Short)]).unwrap();
+        let difference = generic.subtract(&kernel).unwrap().abs().unwrap().max(None).unwrap();
+        assert!(difference.item_exact::<f32>() < 1e-5, "{difference}");
+    }
 }

@@ -220,7 +220,11 @@ impl Processor {
     /// chats as they are, where the template writes the BOS itself if there is to be one.
     fn adds_special_tokens(&self, template: &ChatTemplate, text: &str) -> bool {
         let written = template.bos_token().is_some_and(|bos| text.starts_with(bos));
-        self.images().is_some_and(ImageProcessor::adds_special_tokens) || !written
+        self.adds_special_tokens_everywhere() || !written
+    }
+
+    fn adds_special_tokens_everywhere(&self) -> bool {
+        self.images().is_some_and(ImageProcessor::adds_special_tokens)
     }
 
     fn tokenize(&self, text: &str, images: usize, special: bool) -> Result<Vec<Segment>> {

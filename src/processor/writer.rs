@@ -46,8 +46,9 @@ impl<'a> Writer<'a> {
                 }
                 Piece::Text(text) => text,
             };
+            let special = self.special && (self.segments.is_empty() || self.processor.adds_special_tokens_everywhere());
             let ids = match self.before {
-                None => tokenizer.encode(text, self.special)?,
+                None => tokenizer.encode(text, special)?,
                 Some(before) => match tokenizer.encode_after(before, text)? {
                     Some(ids) => ids,
                     None if self.lenient => tokenizer.encode_on(before, text)?,

@@ -25,6 +25,11 @@ impl RowImages {
         Ok(Self { named: Vec::new(), left: left.into_iter() })
     }
 
+    /// So many images, whose names do not matter.
+    pub(crate) fn unnamed(count: usize) -> Self {
+        Self { named: Vec::new(), left: vec![String::new(); count].into_iter() }
+    }
+
     /// All images in the order of their numbers. Paths start from `folder`.
     pub(crate) fn sources(mut self, folder: &Path) -> Result<Vec<ImageSource>> {
         if self.named.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mlx_rs::error::Result;
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::ops::indexing::{take_along_axis, take_axis};
 use mlx_rs::ops::{concatenate, logsumexp_axis};
 use mlx_rs::transforms::{eval, fallible_vjp};
@@ -10,7 +10,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::Param;
 use crate::engine::distribution::Distribution;
-use crate::models::{Model, Placement, Row};
+use crate::models::{Group, GroupOf, Model, Placement, Row};
 use crate::parallel::parallel;
 use crate::processor::images::Pixels;
 
@@ -138,7 +138,7 @@ impl Trained<'_> {
 
     fn by_layers(&self, batch: &Batch) -> Result<(Array, Vec<Array>)> {
         let layers = self.model.text.num_layers();
-        let stages = Stages::of(&self.params, layers);
+        let stages = Stages::of(&self.params, layers, self.model.group)?;
         let first = stages.first_layer();
         let mut gradients: Vec<Option<Array>> = vec![None; self.params.len()];
         let mut add = |which: &[usize], new: Vec<Array>| -> Result<()> {
@@ -186,9 +186,9 @@ impl Trained<'_> {
             add(&stages.embedding, new)?;
         }
         let gradients = gradients.into_iter().zip(&self.params);
-        let gradients = gradients.map(|(gradient, (_, param))| match gradient {
+        let gradients = gradients.map(|(gradient, (name, _))| match gradient {
             Some(gradient) => Ok(gradient),
-            None => Array::zeros::<f32>(param.get().shape()),
+            None => Err(Exception::custom(format!("{name} got no gradient"))),
         });
         Ok((loss, gradients.collect::<Result<_>>()?))
     }
@@ -289,26 +289,26 @@ struct Stages {
 }
 
 impl Stages {
-    fn of(params: &[(String, Param)], layers: usize) -> Self {
+    fn of(params: &[(String, Param)], layers: usize, group: GroupOf) -> Result<Self> {
         let mut stages = Self { embedding: Vec::new(), layers: vec![Vec::new(); layers], head: Vec::new() };
         for (index, (name, _)) in params.iter().enumerate() {
-            let layer =
-                name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            match layer {
-                Some(layer) if layer < layers => stages.layers[layer].push(index),
-                _ => {
-                    // A table may serve at both ends.
-                    let vision = name.starts_with("model.vision_embed_tokens.");
-                    if vision || name.starts_with("model.embed_tokens.") {
-                        stages.embedding.push(index);
-                    }
-                    if !vision {
-                        stages.head.push(index);
-                    }
+            match group(name) {
+                Some(Group::Layer(layer)) if layer < layers => stages.layers[layer].push(index),
+                // A table may serve at both ends.
+                Some(Group::Embedding) => {
+                    stages.embedding.push(index);
+                    stages.head.push(index);
+                }
+                // It is computed with the last layer.
+                Some(Group::FinalNorm) if layers > 0 => stages.layers[layers - 1].push(index),
+                Some(Group::Head) => stages.head.push(index),
+                Some(Group::Vision | Group::PatchEmbedding | Group::Projector) => stages.embedding.push(index),
+                Some(Group::Layer(_) | Group::FinalNorm) | None => {
+                    return Err(Exception::custom(format!("{name} belongs to no part of this model")));
                 }
             }
         }
-        stages
+        Ok(stages)
     }
 
     /// The first layer that gradients must come back to.

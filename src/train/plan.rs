@@ -1,6 +1,6 @@
 //! What is trained: which linear maps get an adapter, or which tensors change as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 use mlx_rs::{Array, random};
@@ -11,6 +11,7 @@ use crate::adapter::Adapter;
 use crate::checkpoint::Weights;
 use crate::checkpoint::low_rank::{LowRank, seed_of};
 use crate::checkpoint::weights::Parts;
+use crate::models::{Group, GroupOf};
 
 /// What is to be trained.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub struct Plan {
 
 /// Some of a plan's tensors: those that are alike, layer by layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Group {
+pub struct SimilarTensors {
     /// The path of the module or the name of the tensor, with `*` for the layers.
     pub module: String,
     /// Its shape, `[output, input]` of a linear map.
@@ -91,25 +92,34 @@ impl Plan {
         self.tensors.iter().map(|(_, shape)| count(shape)).sum()
     }
 
-    /// Whether what an image becomes changes.
-    pub fn trains_vision(&self) -> bool {
-        self.tensors.iter().any(|(name, _)| name.starts_with(VISION))
+    /// An error that names the first tensor that belongs to no part of the model: no gradient would reach it.
+    pub fn check(&self, group: GroupOf) -> Result<()> {
+        self.tensors.iter().try_for_each(|(name, _)| Group::of(group, name).map(drop))
+    }
+
+    fn trains(&self, group: GroupOf, groups: &[Group]) -> bool {
+        self.tensors.iter().any(|(name, _)| group(name).is_some_and(|group| groups.contains(&group)))
+    }
+
+    /// Whether the vectors of images change.
+    pub fn trains_vision(&self, group: GroupOf) -> bool {
+        self.trains(group, &[Group::Vision, Group::PatchEmbedding, Group::Projector])
     }
 
     /// Whether gradients go through the vision tower.
-    pub fn trains_tower(&self) -> bool {
-        self.tensors.iter().any(|(name, _)| name.starts_with(TOWER))
+    pub fn trains_tower(&self, group: GroupOf) -> bool {
+        self.trains(group, &[Group::Vision, Group::PatchEmbedding])
     }
 
-    /// Numbers that go into all changed maps of the language model, for each position.
-    pub fn adapted_widths(&self) -> usize {
-        let modules = self.adapter.modules.iter().filter(|(path, _)| !path.starts_with(VISION));
+    /// Numbers that go into all changed maps of the language part, for each position.
+    pub fn adapted_widths(&self, group: GroupOf) -> usize {
+        let modules = self.adapter.modules.iter().filter(|(path, _)| group(path).is_some_and(Group::is_text));
         modules.map(|(_, module)| module.a.dim(1) as usize).sum()
     }
 
     /// The tensors in short.
-    pub fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
+    pub fn similar(&self) -> Vec<SimilarTensors> {
+        let mut groups: Vec<SimilarTensors> = Vec::new();
         let mut add = |path: &str, shape: Vec<i32>, parameters: usize| {
             let module: Vec<&str> =
                 path.split('.').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part }).collect();
@@ -119,7 +129,7 @@ impl Plan {
                     group.count += 1;
                     group.parameters += parameters;
                 }
-                None => groups.push(Group { module, shape, count: 1, parameters }),
+                None => groups.push(SimilarTensors { module, shape, count: 1, parameters }),
             }
         };
         for (path, module) in &self.adapter.modules {
@@ -157,85 +167,80 @@ impl LoraSettings {
     }
 }
 
-const LAYERS: &str = "model.layers.";
-const VISION: &str = "model.vision_embed_tokens.";
-const TOWER: &str = "model.vision_embed_tokens.img_processor.";
-
 impl Scope {
     /// The linear maps that get an adapter, as `[output, input]`.
-    pub fn linears(&self, parts: &Parts) -> Result<BTreeMap<String, [i32; 2]>> {
-        let layers = parts.linears.keys().filter_map(|path| layer_of(path)).max().map_or(0, |last| last + 1);
-        let chosen = parts.linears.iter().filter(|(path, _)| self.wants(path, layers, path.starts_with(LAYERS)));
-        let chosen: BTreeMap<_, _> = chosen.map(|(path, &shape)| (path.clone(), shape)).collect();
-        self.check(&chosen, parts.linears.keys(), layers)?;
+    pub fn linears(&self, parts: &Parts, group: GroupOf) -> Result<BTreeMap<String, [i32; 2]>> {
+        let all = groups(parts.linears.keys(), group)?;
+        let chosen =
+            all.iter().filter(|(path, group)| self.wants(path, **group, &all, matches!(group, Group::Layer(_))));
+        let chosen: BTreeMap<_, _> = chosen.map(|(&path, _)| (path.clone(), parts.linears[path])).collect();
+        self.check(chosen.is_empty(), &all)?;
         Ok(chosen)
     }
 
     /// The tensors that change as a whole.
-    pub fn tensors(&self, parts: &Parts) -> Result<Vec<String>> {
-        let layers = parts.linears.keys().filter_map(|path| layer_of(path)).max().map_or(0, |last| last + 1);
+    pub fn tensors(&self, parts: &Parts, group: GroupOf) -> Result<Vec<String>> {
+        let all = groups(parts.params.keys(), group)?;
         // The last layers alone, where so many are asked for.
         let by_default =
-            |name: &str| !name.starts_with(VISION) && (self.num_layers.is_none() || name.starts_with(LAYERS));
-        let chosen = parts.params.keys().filter(|name| self.wants(name, layers, by_default(name)));
-        let chosen: BTreeMap<_, _> = chosen.map(|name| (name.clone(), ())).collect();
-        self.check(&chosen, parts.params.keys(), layers)?;
-        for path in parts.linears.keys().filter(|path| self.wants(path, layers, by_default(path))) {
+            |group: Group| group.is_text() && (self.num_layers.is_none() || matches!(group, Group::Layer(_)));
+        let chosen = all.iter().filter(|(name, group)| self.wants(name, **group, &all, by_default(**group)));
+        let chosen: BTreeSet<&String> = chosen.map(|(&name, _)| name).collect();
+        self.check(chosen.is_empty(), &all)?;
+        let linears = groups(parts.linears.keys(), group)?;
+        for (path, _) in linears.iter().filter(|(path, group)| self.wants(path, **group, &all, by_default(**group))) {
             ensure!(
-                chosen.contains_key(&format!("{path}.weight")),
+                chosen.contains(&format!("{path}.weight")),
                 "{path} is quantized and cannot be changed as a whole: take `fine_tune_type` lora, or a model that is not \
                  quantized"
             );
         }
-        Ok(chosen.into_keys().collect())
+        Ok(chosen.into_iter().cloned().collect())
     }
 
-    fn wants(&self, path: &str, layers: usize, by_default: bool) -> bool {
+    fn wants(&self, path: &str, group: Group, all: &BTreeMap<&String, Group>, by_default: bool) -> bool {
         if self.freeze.as_ref().is_some_and(|freeze| freeze.is_match(path)) {
             return false;
         }
-        let first = self.num_layers.map_or(0, |last| layers.saturating_sub(last));
-        let wanted = match &self.target {
-            Some(target) => target.is_match(path),
-            None => by_default,
-        };
-        match path.starts_with(VISION) {
-            true if path.starts_with(TOWER) => self.vision,
-            true => self.projector,
-            false => wanted && layer_of(path).is_none_or(|layer| layer >= first),
+        let first = self.num_layers.map_or(0, |last| layers(all).saturating_sub(last));
+        let wanted = self.target.as_ref().map_or(by_default, |target| target.is_match(path));
+        match group {
+            Group::Vision | Group::PatchEmbedding => self.vision,
+            Group::Projector => self.projector,
+            Group::Layer(layer) => wanted && layer >= first,
+            Group::Embedding | Group::FinalNorm | Group::Head => wanted,
         }
     }
 
-    fn check<'p, T>(
-        &self,
-        chosen: &BTreeMap<String, T>,
-        all: impl Iterator<Item = &'p String>,
-        layers: usize,
-    ) -> Result<()> {
+    fn check(&self, nothing: bool, all: &BTreeMap<&String, Group>) -> Result<()> {
+        let layers = layers(all);
         if let Some(n) = self.num_layers.filter(|&n| n > layers) {
             bail!("`num_layers`: {n}, but the model has {layers}");
         }
-        let all: Vec<_> = all.collect();
-        let has_vision = all.iter().any(|path| path.starts_with(VISION));
+        let has_vision = all.values().any(|group| !group.is_text());
         ensure!(has_vision || !self.projector, "`train_projector`: this model has no vision");
         ensure!(has_vision || !self.vision, "`train_vision`: this model has no vision");
-        let unfound = |regex: &&Regex| !all.iter().any(|path| regex.is_match(path));
-        for (flag, regex) in [("`target`", &self.target), ("`freeze`", &self.freeze)] {
+        let unfound = |regex: &&Regex| !all.keys().any(|path| regex.is_match(path));
+        for (setting, regex) in [("target", &self.target), ("freeze", &self.freeze)] {
             if let Some(regex) = regex.as_ref().filter(unfound) {
-                bail!(
-                    "{flag}: {:?} is found in no path of the model, such as {LAYERS}0.self_attn.o_proj",
-                    regex.as_str()
-                );
+                let example = all.keys().find(|path| path.contains("self_attn")).map_or("", |path| path);
+                bail!("`{setting}`: {:?} is found in no path of the model, such as {example}", regex.as_str());
             }
         }
-        ensure!(!chosen.is_empty(), "nothing is left to train: `target`, `num_layers` or `freeze` leave all as it is");
+        ensure!(!nothing, "nothing is left to train: `target`, `num_layers` or `freeze` leave all as it is");
         Ok(())
     }
 }
 
-/// The layer of the language model that a path leads to.
-fn layer_of(path: &str) -> Option<usize> {
-    path.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+/// Paths with their groups; an error that names the first that has none.
+fn groups<'p>(paths: impl Iterator<Item = &'p String>, group: GroupOf) -> Result<BTreeMap<&'p String, Group>> {
+    paths.map(|path| Ok((path, Group::of(group, path)?))).collect()
+}
+
+/// How many decoder layers there are.
+fn layers(all: &BTreeMap<&String, Group>) -> usize {
+    let layer = |group: &Group| if let Group::Layer(layer) = group { layer + 1 } else { 0 };
+    all.values().map(layer).max().unwrap_or(0)
 }
 
 /// An adapter that changes nothing yet: `A` is uniform between ±1/√input as in mlx-lm, `B` zero. The same seed makes the

@@ -339,7 +339,7 @@ fn a_saved_prompt_goes_on_in_another_process_and_belongs_to_its_model() {
         assert!(error.contains("prompt.safetensors") && error.contains("another model, adapter or `dtype`"), "{error}");
         let other = with_cache(CacheSettings { max_size: Some(99), ..cache }, 512);
         let error = format!("{:#}", other.load_prompt(&file, "this model").unwrap_err());
-        assert!(error.contains("other --max-kv-size"), "{error}");
+        assert!(error.contains("other `max_kv_size`"), "{error}");
         // Half a file, and a file of something else.
         let whole = fs::read(&file).unwrap();
         fs::write(&file, &whole[..whole.len() / 2]).unwrap();

@@ -291,11 +291,12 @@ fn elementwise(bench: Bench) {
     let (x, y) = (random(&[rows, 3072], Dtype::Bfloat16), random(&[rows, 3072], Dtype::Bfloat16));
     let (weight, heads) = (random(&[3072], Dtype::Bfloat16), x.reshape(&[1, rows, 32, 96]).unwrap());
     let heads = heads.transpose_axes(&[0, 2, 1, 3]).unwrap();
-    let (wavelengths, positions) = (Array::from_slice(&[7.0_f32; 48], &[48]), Vec::from_iter(5..5 + rows));
+    let (wavelengths, positions) =
+        (Array::from_slice(&[7.0_f32; 48], &[48]), Vec::from_iter((5..5 + rows).map(|position| [position; 3])));
     let bytes = 2.0 * f64::from(rows) * 3072.0;
     bench("rms_norm", 2.0 * bytes, Peak::Read, &|_| rms_norm(&x, &weight, 1e-5).unwrap());
     bench("layer_norm", 2.0 * bytes, Peak::Read, &|_| layer_norm(&x, &weight, &weight, 1e-5).unwrap());
-    bench("rope", 2.0 * bytes, Peak::Read, &|_| rope(&heads, &wavelengths, 1.2, &positions).unwrap());
+    bench("rope", 2.0 * bytes, Peak::Read, &|_| rope(&heads, &wavelengths, 1.2, &positions, &[]).unwrap());
     bench("silu · gate", 3.0 * bytes, Peak::Read, &|_| gated(Activation::Silu, &x, &y).unwrap());
     bench("quick_gelu", 2.0 * bytes, Peak::Read, &|_| activation(Activation::QuickGelu, &x).unwrap());
     bench("gelu", 2.0 * bytes, Peak::Read, &|_| activation(Activation::Gelu, &x).unwrap());

@@ -37,5 +37,5 @@ pub use norm::{layer_norm, rms_norm};
 pub use peak::Memory;
 pub use pool::{set_threads, threads};
 pub use quantize::{dequantize, quantize};
-pub use rope::rope;
+pub use rope::{Position, rope};
 pub use vocab::{argmax, embedding, top_k};

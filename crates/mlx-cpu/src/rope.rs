@@ -13,20 +13,35 @@ use crate::pool::parallel;
 use crate::simd::{Simd, Work};
 use crate::view::{View, ViewMut};
 
-/// Turns the first `2 · pairs` numbers of every head of `x` `[batch, heads, n, head_dim]` by the angles
+/// Where a token stands on up to three axes: in time, height and width.
+pub type Position = [i32; 3];
+
+/// Rotates the first `2 · pairs` numbers of every head of `x` `[batch, heads, n, head_dim]` by the angles
 /// `position / wavelengths[pair]`, `wavelengths` `[pairs]` in float32, and multiplies them by `gain`.
 ///
-/// `positions` has one for each of the `n`, the same for all batch rows. Differentiable with respect to `x`.
+/// `positions` has one for each of the `n`, the same for all batch rows. `axes` says for each pair which of its axes counts;
+/// the first, where it is empty. Angles are in float32. Differentiable with respect to `x`.
 ///
 /// # Errors
 /// When shapes or types do not fit.
-pub fn rope(x: &Array, wavelengths: &Array, gain: f32, positions: &[i32]) -> Result<Array> {
-    rope_at(current_level()?, x, wavelengths, gain, positions)
+pub fn rope(x: &Array, wavelengths: &Array, gain: f32, positions: &[Position], axes: &[u8]) -> Result<Array> {
+    rope_at(current_level()?, x, wavelengths, gain, positions, axes)
 }
 
-pub(crate) fn rope_at(level: Level, x: &Array, wavelengths: &Array, gain: f32, positions: &[i32]) -> Result<Array> {
+pub(crate) fn rope_at(
+    level: Level,
+    x: &Array,
+    wavelengths: &Array,
+    gain: f32,
+    positions: &[Position],
+    axes: &[u8],
+) -> Result<Array> {
     let fits = match (x.shape(), wavelengths.shape()) {
-        (&[_, _, n, head_dim], &[pairs]) => positions.len() == n as usize && 2 * pairs <= head_dim,
+        (&[_, _, n, head_dim], &[pairs]) => {
+            positions.len() == n as usize
+                && 2 * pairs <= head_dim
+                && (axes.is_empty() || axes.len() == pairs as usize && axes.iter().all(|&axis| axis < 3))
+        }
         _ => false,
     };
     if !fits || !is_float(x.dtype()) || wavelengths.dtype() != Dtype::Float32 {
@@ -34,15 +49,17 @@ pub(crate) fn rope_at(level: Level, x: &Array, wavelengths: &Array, gain: f32, p
         let count = positions.len();
         return Err(Exception::custom(format!("rotation by {pairs:?} at {count} positions does not take {x:?}")));
     }
-    let kernel = Rope { gain, positions: positions.to_vec(), back: false, level };
+    let kernel = Rope { gain, positions: positions.to_vec(), axes: axes.to_vec(), back: false, level };
     ffi::apply_one(kernel, &[x, wavelengths], x.shape(), x.dtype())
 }
 
 #[derive(Clone)]
 struct Rope {
     gain: f32,
-    positions: Vec<i32>,
-    /// Turns the other way, as gradients are.
+    positions: Vec<Position>,
+    /// Of each pair; empty for the first axis.
+    axes: Vec<u8>,
+    /// Rotates the other way, as gradients are.
     back: bool,
     level: Level,
 }
@@ -59,10 +76,12 @@ impl Kernel for Rope {
             let (rows, y) = (x.rows::<T>(), y.shared::<T>());
             parallel(x.dim(0) * n, |task| {
                 let (batch, index) = (task / n, task % n);
-                let angle = |frequency: &f32| self.positions[index] as f32 * frequency;
-                let cosines: Vec<f32> = frequencies.iter().map(|f| self.gain * angle(f).cos()).collect();
+                let axes = self.axes.iter().copied().chain(std::iter::repeat(0));
+                let angles = frequencies.iter().zip(axes);
+                let angles = angles.map(|(f, axis)| self.positions[index][usize::from(axis)] as f32 * f);
+                let cosines: Vec<f32> = angles.clone().map(|angle| self.gain * angle.cos()).collect();
                 let gain = if self.back { -self.gain } else { self.gain };
-                let sines: Vec<f32> = frequencies.iter().map(|f| gain * angle(f).sin()).collect();
+                let sines: Vec<f32> = angles.map(|angle| gain * angle.sin()).collect();
                 for head in 0..heads {
                     let row = (batch * heads + head) * n + index;
                     // SAFETY: each row is written by one task.

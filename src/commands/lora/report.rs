@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use phi3v::memory::TrainingMemory;
 use phi3v::train::curve::{plot_text, write_curve};
 use phi3v::train::metrics::{self, Record, Training, Validation};
-use phi3v::train::plan::{Group, Plan};
+use phi3v::train::plan::{Plan, SimilarTensors};
 use phi3v::train::trainer::{End, Event, Trainer, metrics_path};
 use serde::Serialize;
 use serde_json::json;
@@ -23,7 +23,7 @@ use crate::ui::Ui;
 /// What is known of a run before it begins.
 #[derive(Serialize)]
 pub(super) struct Prospect {
-    modules: Vec<Group>,
+    modules: Vec<SimilarTensors>,
     parameters: usize,
     rows: usize,
     held_out: usize,
@@ -33,7 +33,7 @@ pub(super) struct Prospect {
 
 impl Prospect {
     pub(super) fn new(plan: &Plan, rows: usize, held_out: usize, steps: usize, memory: TrainingMemory) -> Self {
-        Self { modules: plan.groups(), parameters: plan.parameters(), rows, held_out, steps, memory }
+        Self { modules: plan.similar(), parameters: plan.parameters(), rows, held_out, steps, memory }
     }
 
     /// As lines for people.

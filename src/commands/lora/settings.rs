@@ -35,7 +35,7 @@ pub(super) fn plan(
         vision: method.train_vision,
         freeze: method.freeze.clone(),
     };
-    let parts = models::parts(files)?;
+    let (parts, group) = (models::parts(files)?, models::Arch::of(files)?.group);
     let lora = LoraSettings { rank: method.rank, alpha: alpha(method), rslora: method.rslora };
     match method.fine_tune_type.into() {
         FineTuneType::Full => {
@@ -43,10 +43,10 @@ pub(super) fn plan(
                 method.dropout == 0.0 && !method.rslora && method.alpha.is_none(),
                 "--fine-tune-type full changes the model's own tensors: --dropout, --rslora and --alpha mean nothing there"
             );
-            Plan::full(&scope.tensors(&parts)?, weights)
+            Plan::full(&scope.tensors(&parts, group)?, weights)
         }
-        FineTuneType::Dora => Plan::low_rank(&scope.linears(&parts)?, lora, true, seed),
-        FineTuneType::Lora => Plan::low_rank(&scope.linears(&parts)?, lora, false, seed),
+        FineTuneType::Dora => Plan::low_rank(&scope.linears(&parts, group)?, lora, true, seed),
+        FineTuneType::Lora => Plan::low_rank(&scope.linears(&parts, group)?, lora, false, seed),
     }
 }
 

@@ -86,7 +86,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let mut plan = settings::plan(&opened.files, &weights, &method, started_from, steps.seed)?;
     plan.adapter.about.dropout = method.dropout;
     let samples = samples(&opened, &shown, &reading)?;
-    let (trains_vision, trains_tower) = (plan.trains_vision(), plan.trains_tower());
+    let group = models::Arch::of(&opened.files)?.group;
+    plan.check(group)?;
+    let (trains_vision, trains_tower) = (plan.trains_vision(group), plan.trains_tower(group));
 
     // The order of batches needs no weights, and tells what memory is needed.
     let order = Order::new(steps.seed, rows.batch_size.into(), splits.pack)?;
@@ -102,7 +104,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         trains_tower,
         trained: plan.parameters(),
         optimizer_bytes: plan.tensors.iter().map(|(path, shape)| run_settings.optimizer.state_bytes(path, shape)).sum(),
-        adapted_widths: plan.adapted_widths(),
+        adapted_widths: plan.adapted_widths(group),
         checkpoint: steps.grad_checkpoint,
     };
     let needed = memory.training(&demand);

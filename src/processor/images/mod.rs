@@ -48,6 +48,13 @@ pub trait ImageProcessor: Send + Sync {
         false
     }
 
+    /// Where the element `flat` of part `part` (a tile, a patch) is in [`Pixels::values`], in the reference's order of
+    /// elements.
+    fn reference_index(&self, part: usize, flat: usize) -> usize;
+
+    /// Elements of such a part.
+    fn part_len(&self) -> usize;
+
     /// The layout in words, such as `3 × 4 tiles`.
     fn describe(&self, layout: &Layout) -> String;
 
@@ -159,6 +166,8 @@ impl ImageOptions {
 pub struct Layout {
     /// Positions that the image takes in the prompt.
     pub tokens: usize,
+    /// Width and height in pixels that it is resized and padded to.
+    pub size: (u32, u32),
     /// Rows and columns of what it is cut into: tiles or patches.
     pub grid: (usize, usize),
     /// Positions that the vision tower computes.

@@ -69,6 +69,6 @@ fn what_is_wrong_with_a_row_is_said_in_its_line() {
     let no_template = [r#"{"messages": [{"role": "user", "content": "Hi"}]}"#, r#"{"prompt": "Hi", "system": "Ho"}"#];
     file.write(&no_template);
     for answer in file.run(&["--ignore-chat-template", "--force"]) {
-        assert!(answer["error"].as_str().unwrap().contains("--ignore-chat-template"), "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains("ignore_chat_template"), "{answer}");
     }
 }

@@ -2,7 +2,7 @@
 
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::error::Result;
-use mlx_rs::ops::{arange, concatenate, cos, erf, rsqrt, select, sigmoid, sin, softmax_axis, tanh};
+use mlx_rs::ops::{concatenate, cos, erf, rsqrt, select, sigmoid, sin, softmax_axis, tanh};
 use mlx_rs::transforms::fallible_vjp;
 use mlx_rs::{Array, Dtype};
 
@@ -11,7 +11,7 @@ use crate::attention::attention_at;
 use crate::linear::linear_at;
 use crate::map::{Map, map};
 use crate::norm::norm;
-use crate::rope::rope_at;
+use crate::rope::{Position, rope_at};
 use crate::vocab::embedding_at;
 use crate::{Activation, Mask, Weight};
 
@@ -192,9 +192,11 @@ fn layer_norm(x: &Array) -> Result<Array> {
     rms_norm(&x.subtract(x.mean_axis(-1, true)?)?)
 }
 
-fn turned(x: &Array, wavelengths: &Array, gain: f32, offset: i32) -> Result<Array> {
+fn rotated(x: &Array, wavelengths: &Array, gain: f32, positions: &[Position], axes: &[u8]) -> Result<Array> {
     let (n, pairs) = (x.dim(2), wavelengths.dim(0));
-    let angles = arange::<_, f32>(offset, offset + n, None)?.reshape(&[n, 1])?.divide(wavelengths)?;
+    let axis = |pair: i32| usize::from(axes.get(pair as usize).copied().unwrap_or(0));
+    let at: Vec<f32> = (0..n * pairs).map(|i| positions[(i / pairs) as usize][axis(i % pairs)] as f32).collect();
+    let angles = Array::from_slice(&at, &[n, pairs]).divide(wavelengths)?;
     let (cos, sin) = (cos(&angles)?.multiply(Array::from_f32(gain))?, sin(&angles)?.multiply(Array::from_f32(gain))?);
     let parts = mlx_rs::ops::split_at_indices(x, &[pairs, 2 * pairs], -1)?;
     let first = parts[0].multiply(&cos)?.subtract(parts[1].multiply(&sin)?)?;
@@ -205,24 +207,24 @@ fn turned(x: &Array, wavelengths: &Array, gain: f32, offset: i32) -> Result<Arra
 #[test]
 fn rotation_and_its_gradient() {
     let wavelengths = Array::from_slice(&[1.0_f32, 3.0, 10.0, 50.0, 200.0], &[5]);
-    for offset in [0, 41] {
-        let plain = |x: &[Array]| turned(&x[0], &wavelengths, 1.2, offset);
-        let positions: Vec<i32> = (offset..offset + 4).collect();
-        compare("rope", &[&[2, 3, 4, 12]], &|level, x| rope_at(level, &x[0], &wavelengths, 1.2, &positions), &plain);
+    let along = |first: [i32; 4]| first.map(|position| [position; 3]);
+    // One after the other, sequences side by side, and tokens in rows and columns.
+    let grid = [[7, 7, 7], [8, 8, 8], [8, 8, 9], [8, 9, 8]];
+    for (positions, axes) in [
+        (along([0, 1, 2, 3]), &[][..]),
+        (along([41, 42, 43, 44]), &[]),
+        (along([7, 2, 3, 4]), &[]),
+        (grid, &[0, 1, 1, 2, 2]),
+        (grid, &[1, 2, 0, 1, 2]),
+    ] {
+        let plain = |x: &[Array]| rotated(&x[0], &wavelengths, 1.2, &positions, axes);
+        let kernel = |level, x: &Array| rope_at(level, x, &wavelengths, 1.2, &positions, axes);
+        compare("rope", &[&[2, 3, 4, 12]], &|level, x| kernel(level, &x[0]), &plain);
         let x = random(&[2, 3, 4, 12], Dtype::Float32);
-        let exact = to_f64(&turned(&x, &wavelengths, 1.2, offset).unwrap());
+        let exact = to_f64(&rotated(&x, &wavelengths, 1.2, &positions, axes).unwrap());
         for level in levels() {
-            assert_near(&rope_at(level, &x, &wavelengths, 1.2, &positions).unwrap(), &exact, &(level, offset));
+            assert_near(&kernel(level, &x).unwrap(), &exact, &(level, positions, axes));
         }
-    }
-    // Sequences side by side, each from a position of its own.
-    let x = random(&[2, 3, 4, 12], Dtype::Float32);
-    use mlx_rs::ops::indexing::IndexOp;
-    let parts = [(0, 1, 7), (1, 4, 2)]
-        .map(|(start, end, first)| turned(&x.index((.., .., start..end, ..)), &wavelengths, 1.0, first).unwrap());
-    let exact = to_f64(&concatenate(&parts, 2).unwrap());
-    for level in levels() {
-        assert_near(&rope_at(level, &x, &wavelengths, 1.0, &[7, 2, 3, 4]).unwrap(), &exact, &level);
     }
 }
 

@@ -129,8 +129,8 @@ fn what_does_not_fit_is_an_error() {
     assert!(crate::linear(&Array::from_int(3), Weight::Dense(&weight), None).is_err());
     assert!(crate::rms_norm(&zeros(&[2, 7]), &zeros(&[8]), 0.0).is_err());
     assert!(crate::add(&zeros(&[2]), &zeros(&[3])).is_err());
-    assert!(crate::rope(&zeros(&[1, 1, 1, 4]), &zeros(&[3]), 1.0, &[0]).is_err());
-    assert!(crate::rope(&zeros(&[1, 1, 2, 4]), &zeros(&[2]), 1.0, &[0]).is_err());
+    assert!(crate::rope(&zeros(&[1, 1, 1, 4]), &zeros(&[3]), 1.0, &[[0; 3]], &[]).is_err());
+    assert!(crate::rope(&zeros(&[1, 1, 2, 4]), &zeros(&[2]), 1.0, &[[0; 3]], &[]).is_err());
     let (q, k) = (zeros(&[1, 3, 1, 4]), zeros(&[1, 2, 1, 4]));
     assert!(crate::attention(&q, &k, &k, 1.0, crate::Mask::Full).is_err());
     assert!(crate::expert_linear(&zeros(&[2, 8]), Weight::Dense(&weight), &Array::from_int(0)).is_err());

@@ -11,7 +11,7 @@ use image::{Rgb, RgbImage};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::resize::{pillow_bilinear, torch_bicubic};
+use super::resize::{Filter, pillow_resize, torch_bicubic};
 use super::{Explanation, ImageOption, ImageOptions, ImageProcessor, Layout, NumCrops, Piece, Pixels};
 use crate::checkpoint::ModelFiles;
 use crate::checkpoint::json::parse;
@@ -127,6 +127,7 @@ impl Phi3VImageProcessor {
         Layout {
             // The tiles and the whole, a separator per line, and one between the tiles and the whole.
             tokens: (rows * cols + 1) * side * side + 1 + (rows + 1) * side,
+            size: (cols as u32 * TILE, rows as u32 * TILE),
             grid: (rows, cols),
             tower_positions: (rows * cols + 1) * self.tile_positions,
             extent: None,
@@ -174,6 +175,16 @@ impl ImageProcessor for Phi3VImageProcessor {
     // the tokenizer adds one.
     fn adds_special_tokens(&self) -> bool {
         true
+    }
+
+    // A tile is [3, 336, 336] there, and [336, 336, 3] here.
+    fn reference_index(&self, part: usize, flat: usize) -> usize {
+        let area = TILE_LEN / 3;
+        (part * area + flat % area) * 3 + flat / area
+    }
+
+    fn part_len(&self) -> usize {
+        TILE_LEN
     }
 
     fn describe(&self, layout: &Layout) -> String {
@@ -256,7 +267,7 @@ impl Sheet {
     /// The image on its sheet: resized, padded with white above and below, as it stands.
     fn draw(&self, image: &RgbImage) -> RgbImage {
         let lying = if self.transposed { Cow::Owned(transpose(image)) } else { Cow::Borrowed(image) };
-        let resized = pillow_bilinear(&lying, self.width, self.height);
+        let resized = pillow_resize(&lying, self.width, self.height, Filter::Bilinear);
         let padded = self.height.next_multiple_of(TILE);
         let mut sheet = RgbImage::from_pixel(self.width, padded, Rgb([255; 3]));
         overlay(&mut sheet, resized.as_ref(), 0, i64::from((padded - self.height) / 2));
