@@ -6,6 +6,7 @@ mod gemma;
 mod llama;
 mod phi3;
 mod phi3_v;
+mod qwen2_vl;
 
 use std::ops::Range;
 
@@ -77,7 +78,7 @@ impl Group {
 }
 
 /// All architectures, one line each.
-const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH, gemma::ARCH];
+const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH, gemma::ARCH, qwen2_vl::ARCH];
 
 impl Arch {
     /// The architecture of a checkpoint.

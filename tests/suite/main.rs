@@ -23,5 +23,6 @@ mod layout;
 mod loopback;
 mod lora;
 mod parquet;
+mod qwen2_vl;
 mod train_data;
 mod upload;

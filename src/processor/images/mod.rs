@@ -2,6 +2,7 @@
 
 mod decode;
 pub mod phi3_v;
+pub mod qwen2_vl;
 mod resize;
 mod sizes;
 mod source;
