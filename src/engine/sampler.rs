@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::Serialize;
 
 /// How tokens are chosen. The default is greedy.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
     /// 0 takes the best token always.
     pub temperature: f32,

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Defaults;
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::identity::{first_other, hex, identity};
+use crate::checkpoint::identity::{check_run, hex, identity, new_run};
 use crate::checkpoint::staging::replace_file;
 
 /// All that answers depend on, by name. Images are not part of it.
@@ -25,8 +25,10 @@ impl State {
         let model = Sha256::new()
             .chain_update(identity(files, dtype)?)
             .chain_update(files.tokenizer_json()?.unwrap_or_default())
-            .chain_update(format!("{:?} {:?} {:?}", files.tokenizer, files.preprocessor, files.generation));
-        let mut state = Self(serde_json::Map::new());
+            .chain_update(serde_json::to_vec(&files.tokenizer_config()?)?)
+            .chain_update(serde_json::to_vec(&files.preprocessor)?)
+            .chain_update(serde_json::to_vec(&files.eos_token_ids()?)?);
+        let mut state = Self(new_run());
         state.add("input", input);
         state.add("model", hex(&model.finalize()));
         Ok(state)
@@ -40,11 +42,10 @@ impl State {
         self.add("chat_template", *chat_template);
         self.add("max_tokens", *max_tokens);
         self.add("stop", stop.clone());
-        // As text, which is what it was: a number that is read back may be another one.
-        self.add("sampling", format!("{sampling:?}"));
+        self.add("sampling", serde_json::json!(sampling));
         self.add("image_options", serde_json::json!(image_options));
         self.add("max_image_pixels", limits.max_pixels);
-        self.add("grammar", format!("{grammar:?}"));
+        self.add("grammar", serde_json::json!(grammar));
         self.add("early_stop", *early_stop);
     }
 
@@ -81,11 +82,6 @@ impl State {
     /// An error that names the first thing that is another than when `output` was begun.
     pub(super) fn check(&self, output: &Path) -> Result<()> {
         let Self(before) = Self::read(output).map_err(|error| anyhow!("{error}; `force` begins anew"))?;
-        match first_other(&before, &self.0) {
-            None => Ok(()),
-            Some(other) => {
-                bail!("{} was begun with {other}; go on with that one, or begin anew with `force`", output.display())
-            }
-        }
+        check_run(&output.display().to_string(), &before, &self.0)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::arrays::{self, Contents};
-use crate::checkpoint::identity::first_other;
+use crate::checkpoint::identity::check_run;
 
 /// The file's name in the folder of the adapter.
 pub const FILE: &str = "training.safetensors";
@@ -80,12 +80,7 @@ impl Saved {
         let text =
             |key: &str| contents.metadata.get(key).with_context(|| format!("{} is no training file", path.display()));
         let before: Map<String, Value> = serde_json::from_str(text("settings")?)?;
-        if let Some(other) = first_other(&before, settings) {
-            bail!(
-                "{}: this run was begun with {other}; go on with that one, or begin anew with `force`",
-                folder.display()
-            );
-        }
+        check_run(&folder.display().to_string(), &before, settings)?;
         let mut saved = Self {
             progress: serde_json::from_str(text("progress")?)?,
             values: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use phi3v::adapter::{Adapter, FineTuneType, number};
+use phi3v::checkpoint::identity::new_run;
 use phi3v::checkpoint::{ModelFiles, Weights};
 use phi3v::models;
 use phi3v::train::optimizer::{self, Adafactor, AdamW, Lion, Muon, Sgd};
@@ -162,7 +163,9 @@ pub(super) fn identity(
         "train_vision": method.train_vision,
         "freeze": method.freeze.as_ref().map(|freeze| freeze.as_str()),
     });
-    Ok(identity.as_object().cloned().unwrap_or_default())
+    let mut run = new_run();
+    run.extend(identity.as_object().cloned().unwrap_or_default());
+    Ok(run)
 }
 
 /// What the adapter's configuration tells of the run, by the names that mlx-lm has.

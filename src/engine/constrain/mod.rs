@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use llguidance::Matcher;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::SimpleVob;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use vocabulary::Vocabulary;
@@ -25,7 +26,8 @@ const NOTHING: &str = "NoExtensionBias";
 const STUCK: &str = "no token of the model can come next";
 
 /// A rule for the form of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Grammar {
     /// A JSON schema; `{}` for any JSON. Blanks are allowed after commas and colons only, one each, unless the schema's
     /// `x-guidance` says otherwise.

@@ -85,6 +85,10 @@ fn other_rows_models_and_settings_are_refused() {
 
     let state = file.path("out.jsonl.state");
     let saved = fs::read(&state).unwrap();
+    edit_json(&state, |json| json["version"] = 2.into());
+    with(&[], "out.jsonl was begun with another version of phi3v, whose settings cannot be compared (version 2");
+    edit_json(&state, |json| drop(json.as_object_mut().unwrap().remove("version")));
+    with(&[], "(version 0, where 1 is read); finish it with that version, or begin anew with --force");
     fs::write(&state, "{").unwrap();
     with(&[], "is damaged; --force begins anew");
     fs::remove_file(&state).unwrap();
@@ -114,6 +118,46 @@ fn other_rows_models_and_settings_are_refused() {
         &[&same[..], &["--resume", "--max-batch-size", "2", "--prefill-step-size", "7", "--prompt-lookup"]].concat(),
     );
     assert!(fs::read(file.path("out.jsonl")).unwrap() == whole);
+}
+
+/// A later version of phi3v reads this, so its form is settled.
+#[test]
+fn what_a_run_depends_on_is_json_of_a_version() {
+    let file = rows();
+    file.run(&["--temperature", "0.5", "--regex", "[ab]+"]);
+    let mut state: Value = serde_json::from_slice(&fs::read(file.path("out.jsonl.state")).unwrap()).unwrap();
+    for hash in ["input", "model"] {
+        assert_eq!(state[hash].take().as_str().unwrap().len(), 64, "{hash}");
+    }
+    let expected = json!({
+        "version": 1,
+        "input": null,
+        "model": null,
+        "system": null,
+        "chat_template": true,
+        "max_tokens": 512,
+        "stop": [],
+        "sampling": {
+            "temperature": 0.5,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "repetition_context_size": null,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": 0
+        },
+        "image_options": {"num_crops": 1},
+        "max_image_pixels": 178_956_970,
+        "grammar": {"regex": "[ab]+"},
+        "early_stop": null,
+        "max_kv_size": null,
+        "kv_bits": null,
+        "kv_group_size": null,
+        "quantized_kv_start": null
+    });
+    assert_eq!(state, expected);
 }
 
 #[cfg(unix)]

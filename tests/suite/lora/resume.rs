@@ -177,6 +177,22 @@ fn other_settings_rows_and_models_are_refused() {
 }
 
 #[test]
+fn a_run_of_another_version_is_refused() {
+    let bench = bench();
+    finish(start(&bench, "run", &["--iters", "1"]), 0);
+    let state = bench.path("run/training.safetensors");
+    let before = fs::read(&state).unwrap();
+    let (now, other) = (br#"{\"version\":1,"#, br#"{\"version\":2,"#);
+    let at = before.windows(now.len()).position(|part| part == now).unwrap();
+    let changed = [&before[..at], other, &before[at + now.len()..]].concat();
+    fs::write(&state, &changed).unwrap();
+    let stderr = finish(start(&bench, "run", &["--resume", "--iters", "1"]), 1);
+    assert!(stderr.contains("was begun with another version of phi3v"), "{stderr}");
+    assert!(stderr.contains("(version 2, where 1 is read)") && stderr.trim_end().lines().count() == 1, "{stderr}");
+    assert!(fs::read(&state).unwrap() == changed);
+}
+
+#[test]
 fn runs_are_neither_invented_nor_overwritten() {
     let bench = bench();
     let few = ["--data", &bench.arg("data"), "--iters", "2"];
