@@ -13,7 +13,7 @@ use super::{Decoder, Group, ModelDims, Row, VisionDims};
 use crate::cache::{Cache, CacheSettings, CacheShape, SINKS, cached_attention};
 use crate::checkpoint::Scope;
 use crate::checkpoint::weights::Remap;
-use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, attention, split};
+use crate::nn::{Embedding, Linear, Mask, RmsNorm, Rope, RopeConfig, Scores, attention, split};
 
 /// The keys of `config.json` that text decoders share.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,8 +87,7 @@ impl Config {
 
     /// The attention of layers that are all alike.
     pub(super) fn layer(&self) -> LayerSpec {
-        let scale = (self.head_dim() as f32).powf(-0.5);
-        LayerSpec { window: self.sliding_window(), rope: 0, scale, softcap: None }
+        LayerSpec { window: self.sliding_window(), rope: 0, scores: Scores::scaled(self.head_dim()) }
     }
 
     /// Sizes that no model has are refused here, so that arithmetic with them cannot overflow.
@@ -121,10 +120,7 @@ pub(super) struct LayerSpec {
     pub window: Option<usize>,
     /// Which of the model's rotary embeddings it has.
     pub rope: usize,
-    /// What scores are multiplied by.
-    pub scale: f32,
-    /// Scores become `softcap · tanh(score / softcap)`.
-    pub softcap: Option<f32>,
+    pub scores: Scores,
 }
 
 /// What the layers of one forward pass share, and the KV caches that they append to. `n` is the number of new tokens of all
@@ -162,14 +158,14 @@ impl Step<'_, '_> {
         }
         let rows = self.rows.iter().filter_map(|row| Some((row.len(), row.cache.as_ref()?.blocks(self.layer))));
         let rows: Vec<_> = rows.collect();
-        cached_attention(queries, &rows, self.spec.scale, mask)
+        cached_attention(queries, &rows, self.spec.scores, mask)
     }
 
     /// The same without caches, differentiable.
     fn attend_whole(&self, queries: &Array, keys: &Array, values: &Array, mask: Mask) -> Result<Array, Exception> {
-        let scale = self.spec.scale;
+        let scores = self.spec.scores;
         if self.rows.len() == 1 {
-            return attention(queries, keys, values, scale, mask);
+            return attention(queries, keys, values, scores, mask);
         }
         // Rows of one length that follow one another are a batch: how many rows, and how long.
         let runs = self.rows.chunk_by(|a, b| a.len() == b.len());
@@ -183,7 +179,7 @@ impl Step<'_, '_> {
         };
         let (queries, keys, values) = (batches(queries)?, batches(keys)?, batches(values)?);
         let outputs = queries.iter().zip(&keys).zip(&values).map(|((queries, keys), values)| {
-            let output = attention(queries, keys, values, scale, mask)?;
+            let output = attention(queries, keys, values, scores, mask)?;
             output.reshape(&[1, -1, output.dim(2)])
         });
         concatenate(&outputs.collect::<Result<Vec<_>, _>>()?, 1)

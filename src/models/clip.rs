@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::VisionDims;
 use crate::checkpoint::{Param, Scope};
-use crate::nn::{Embedding, LayerNorm, Linear, Mask, add, attention, quick_gelu, split_heads};
+use crate::nn::{Embedding, LayerNorm, Linear, Mask, Scores, add, attention, quick_gelu, split_heads};
 
 /// The tower's side of `config.json`'s `img_processor`. Published checkpoints leave the tower's sizes to the code, which are
 /// those of ViT-L/14 at 336 pixels; `vision_config` has them where they differ.
@@ -159,8 +159,8 @@ impl Attention {
         let queries = split_heads(&self.q_proj.forward(x)?, self.heads)?; // [tiles, heads, positions, head_dim]
         let keys = split_heads(&self.k_proj.forward(x)?, self.heads)?;
         let values = split_heads(&self.v_proj.forward(x)?, self.heads)?;
-        let scale = (queries.dim(-1) as f32).powf(-0.5);
-        self.out_proj.forward(&attention(&queries, &keys, &values, scale, Mask::Full)?)
+        let scores = Scores::scaled(queries.dim(-1));
+        self.out_proj.forward(&attention(&queries, &keys, &values, scores, Mask::Full)?)
     }
 }
 

@@ -11,7 +11,7 @@ use super::causal_lm;
 use super::{Arch, Group, Model, Vision, VisionDims, llama};
 use crate::checkpoint::weights::Remap;
 use crate::checkpoint::{ModelFiles, Scope};
-use crate::nn::{LayerNorm, Linear, Mask, Position, Rope, RopeFactors, add, attention, gelu, quick_gelu};
+use crate::nn::{LayerNorm, Linear, Mask, Position, Rope, RopeFactors, Scores, add, attention, gelu, quick_gelu};
 use crate::nn::{split, split_heads};
 use crate::processor::images::Pixels;
 use crate::processor::images::qwen2_vl::{Qwen2VlImageProcessor, patches_in_order};
@@ -206,9 +206,9 @@ impl Attention {
         let queries = images(&rotate(&qkv[0])?)?;
         let keys = images(&rotate(&qkv[1])?)?;
         let values = images(&split_heads(&qkv[2], self.heads)?)?;
-        let scale = ((width / self.heads) as f32).powf(-0.5);
+        let scores = Scores::scaled(width / self.heads);
         let outputs = queries.iter().zip(&keys).zip(&values);
-        let outputs = outputs.map(|((queries, keys), values)| attention(queries, keys, values, scale, Mask::Full));
+        let outputs = outputs.map(|((queries, keys), values)| attention(queries, keys, values, scores, Mask::Full));
         self.proj.forward(&concatenate(&outputs.collect::<Result<Vec<_>, _>>()?, 1)?)
     }
 }

@@ -11,8 +11,8 @@ mod split;
 mod weight;
 
 pub use activation::{add, geglu, gelu, quick_gelu, swiglu};
-pub use attention::{Mask, attention, split_heads};
-pub(crate) use attention::{merge_heads, window_mask};
+pub use attention::{Mask, Scores, attention, split_heads};
+pub(crate) use attention::{merge_heads, probabilities};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};

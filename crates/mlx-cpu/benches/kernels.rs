@@ -9,7 +9,7 @@ mod peak;
 
 use std::time::Instant;
 
-use mlx_cpu::{Activation, Block, CachedRow, Mask, Weight};
+use mlx_cpu::{Activation, Block, CachedRow, Mask, Scores, Weight};
 use mlx_cpu::{
     activation, add, attention, cached_attention, dequantize, embedding, gated, layer_norm, linear, quantize, rms_norm,
     rope,
@@ -144,12 +144,14 @@ fn training(bench: Bench) {
         differentiate(bench, name, work, Peak::Float32, &inputs, &[1], &of_dense);
     }
     let [q, k, v] = [0; 3].map(|_| random(&[1, 32, rows, 96], Dtype::Bfloat16));
-    let attend = |x: &[Array]| attention(&x[0], &x[1], &x[2], 0.1, Mask::Causal).unwrap();
+    let attend = |x: &[Array]| attention(&x[0], &x[1], &x[2], SCORES, Mask::Causal).unwrap();
     let work = 2.0 * 32.0 * f64::from(rows) * f64::from(rows) * 96.0;
     let inputs = [q, k, v];
     bench("train: Phi-3 attention", work, peak, &|_| attend(&inputs));
     // Five products where the forward pass has two.
     differentiate(bench, "train: Phi-3 attention", 2.5 * work, peak, &inputs, &[0, 1, 2], &attend);
+    let attend = |x: &[Array]| attention(&x[0], &x[1], &x[2], CAPPED, Mask::Causal).unwrap();
+    differentiate(bench, "train: Phi-3 attention, soft cap", 2.5 * work, peak, &inputs, &[0, 1, 2], &attend);
     let x = random(&[rows, 3072], Dtype::Bfloat16);
     let norm = |x: &[Array]| rms_norm(&x[0], &x[1], 1e-5).unwrap();
     let inputs = [x, random(&[3072], Dtype::Bfloat16)];
@@ -231,6 +233,9 @@ fn blas(bench: Bench) {
     bench("MLX matmul Float32", flops, Peak::Float32, &|_| a.matmul(&b).unwrap());
 }
 
+const SCORES: Scores = Scores { scale: 0.1, softcap: None };
+const CAPPED: Scores = Scores { softcap: Some(50.0), ..SCORES };
+
 fn attentions(bench: Bench) {
     for (name, heads, n, total, head_dim, mask) in [
         ("CLIP attention, 2 tiles", 32, 577, 577, 64, Mask::Full),
@@ -240,13 +245,21 @@ fn attentions(bench: Bench) {
         let [k, v] = [0; 2].map(|_| random(&[1, heads, total, head_dim], Dtype::Bfloat16));
         let seen = if mask == Mask::Full { 1.0 } else { 0.5 };
         let flops = 4.0 * seen * [heads, n, total, head_dim].map(f64::from).iter().product::<f64>();
-        bench(name, flops, Peak::products(Dtype::Bfloat16), &|_| attention(&q, &k, &v, 0.1, mask).unwrap());
+        bench(name, flops, Peak::products(Dtype::Bfloat16), &|_| attention(&q, &k, &v, SCORES, mask).unwrap());
+        if mask == Mask::Causal {
+            bench(&format!("{name}, soft cap"), flops, Peak::products(Dtype::Bfloat16), &|_| {
+                attention(&q, &k, &v, CAPPED, mask).unwrap()
+            });
+        }
     }
     let q = random(&[1, 32, 1, 96], Dtype::Bfloat16);
     let [k, v] = [0; 2].map(|_| random(&[1, 32, 8192, 96], Dtype::Bfloat16));
     let bytes = 2.0 * 2.0 * 32.0 * 8192.0 * 96.0;
     bench("Phi-3 attention, decode after 8192", bytes, Peak::Read, &|_| {
-        attention(&q, &k, &v, 0.1, Mask::Causal).unwrap()
+        attention(&q, &k, &v, SCORES, Mask::Causal).unwrap()
+    });
+    bench("Phi-3 attention, decode after 8192, soft cap", bytes, Peak::Read, &|_| {
+        attention(&q, &k, &v, CAPPED, Mask::Causal).unwrap()
     });
     let pieces =
         |all: &Array| (0..32).map(|i| all.index((0, .., 256 * i..256 * (i + 1), ..)).contiguous().unwrap()).collect();
@@ -281,7 +294,7 @@ fn cached<'a>(
     let blocks: Vec<Block> = keys.zip(values).map(|(keys, values)| Block { keys, values, len: 256 }).collect();
     let rows = [CachedRow { queries: queries.dim(2) as usize, blocks }];
     bench(&format!("Phi-3 {name}"), bytes, Peak::Read, &|_| {
-        cached_attention(queries, &rows, 0.1, Mask::Causal).unwrap()
+        cached_attention(queries, &rows, SCORES, Mask::Causal).unwrap()
     });
 }
 

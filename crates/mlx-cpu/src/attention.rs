@@ -4,6 +4,7 @@ mod cached;
 mod few;
 mod gradient;
 mod many;
+mod scores;
 mod sequence;
 mod slopes;
 
@@ -24,6 +25,7 @@ use crate::view::{SharedMut, View, ViewMut};
 #[cfg(test)]
 pub(crate) use cached::cached_attention_at;
 pub use cached::{Block, CachedRow, cached_attention};
+pub use scores::Scores;
 use sequence::{Heads, Sequence, Stored};
 
 /// Which keys a query sees. The last query stands at the last key, the one before it at the key before, and so on.
@@ -42,7 +44,8 @@ pub enum Mask {
     },
 }
 
-/// `softmax(scale · queries · keysᵀ) · values` per head, with heads side by side in the result, `[batch, n, heads · head_dim]`.
+/// `softmax(scale · queries · keysᵀ) · values` per head, the [scores](Scores) with or without a soft cap, and the
+/// heads side by side in the result, `[batch, n, heads · head_dim]`.
 ///
 /// Queries are `[batch, heads, n, head_dim]`, keys and values `[batch, kv_heads, total, head_dim]`, where every
 /// `heads / kv_heads` consecutive query heads share one key head. A query that sees no key results in zeros. Values must be
@@ -53,9 +56,9 @@ pub enum Mask {
 /// Differentiable with respect to queries, keys and values.
 ///
 /// # Errors
-/// When shapes or types do not fit.
-pub fn attention(queries: &Array, keys: &Array, values: &Array, scale: f32, mask: Mask) -> Result<Array> {
-    attention_at(current_level()?, queries, keys, values, scale, mask)
+/// When shapes or types do not fit, or the soft cap is not positive.
+pub fn attention(queries: &Array, keys: &Array, values: &Array, scores: Scores, mask: Mask) -> Result<Array> {
+    attention_at(current_level()?, queries, keys, values, scores, mask)
 }
 
 pub(crate) fn attention_at(
@@ -63,9 +66,10 @@ pub(crate) fn attention_at(
     queries: &Array,
     keys: &Array,
     values: &Array,
-    scale: f32,
+    scores: Scores,
     mask: Mask,
 ) -> Result<Array> {
+    scores.check()?;
     let dtype = queries.dtype();
     let fits = || {
         let &[batch, heads, n, head_dim] = queries.shape() else { return None };
@@ -85,12 +89,12 @@ pub(crate) fn attention_at(
         let shapes = [queries, keys, values].map(|array| (array.shape(), array.dtype()));
         return Err(Exception::custom(format!("attention ({mask:?}) does not take {shapes:?}")));
     };
-    ffi::apply_one(Attention { scale, mask, level }, &[queries, keys, values], &shape, dtype)
+    ffi::apply_one(Attention { scores, mask, level }, &[queries, keys, values], &shape, dtype)
 }
 
 #[derive(Clone, Copy)]
 struct Attention {
-    scale: f32,
+    scores: Scores,
     mask: Mask,
     level: Level,
 }

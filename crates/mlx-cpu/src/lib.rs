@@ -28,7 +28,7 @@ mod vocab;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Block, CachedRow, Mask, attention, cached_attention};
+pub use attention::{Block, CachedRow, Mask, Scores, attention, cached_attention};
 pub use heap::keep_freed_memory;
 pub use level::{Level, VARIABLE};
 pub use linear::{Weight, expert_linear, linear};

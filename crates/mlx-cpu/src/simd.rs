@@ -186,3 +186,23 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let scaled = s.mul(s.mul(e, s.exp2_of_whole(half)), s.exp2_of_whole(s.sub(n, half)));
     s.select_le(x, s.splat(-104.0), s.splat(0.0), scaled)
 }
+
+/// `tanh(x)`, to a few units in the last place; NaN for NaN.
+///
+/// By the rational approximation of Eigen's `ptanh_float`, whose argument is cut: beyond ±7.9 the result is within 3e-7 of ±1.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
+    const LARGEST: f32 = 7.905_311;
+    // NaN stays NaN: it is the second operand that `max` and `min` return for it.
+    let x = s.min(s.splat(LARGEST), s.max(s.splat(-LARGEST), x));
+    let square = s.mul(x, x);
+    let mut p = s.splat(-2.760_768_5e-16);
+    for c in [2.000_188e-13, -8.604_672e-11, 5.122_297_1e-8, 1.485_722_4e-5, 6.372_619_3e-4, 4.893_524_6e-3] {
+        p = s.mul_add(p, square, s.splat(c));
+    }
+    let mut q = s.splat(1.198_258_4e-6);
+    for c in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_2e-3] {
+        q = s.mul_add(q, square, s.splat(c));
+    }
+    s.div(s.mul(x, p), q)
+}

@@ -6,7 +6,7 @@ use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
 
 use super::sequence::{Heads, Sequence, Stored};
-use super::{Attention, Mask};
+use super::{Attention, Mask, Scores};
 use crate::ffi::{self, Kernel};
 use crate::level::Level;
 use crate::linear::{Format, Weight, current_level, is_float};
@@ -43,18 +43,19 @@ pub struct CachedRow<'a> {
 /// Not differentiable.
 ///
 /// # Errors
-/// When shapes or types do not fit.
-pub fn cached_attention(queries: &Array, rows: &[CachedRow], scale: f32, mask: Mask) -> Result<Array> {
-    cached_attention_at(current_level()?, queries, rows, scale, mask)
+/// When shapes or types do not fit, or the soft cap is not positive.
+pub fn cached_attention(queries: &Array, rows: &[CachedRow], scores: Scores, mask: Mask) -> Result<Array> {
+    cached_attention_at(current_level()?, queries, rows, scores, mask)
 }
 
 pub(crate) fn cached_attention_at(
     level: Level,
     queries: &Array,
     rows: &[CachedRow],
-    scale: f32,
+    scores: Scores,
     mask: Mask,
 ) -> Result<Array> {
+    scores.check()?;
     let &[1, heads, n, head_dim] = queries.shape() else {
         return Err(misfit(queries, "it takes [1, heads, n, head_dim]"));
     };
@@ -68,7 +69,7 @@ pub(crate) fn cached_attention_at(
         blocks: row.blocks.iter().map(|block| (block.len, block.keys.format(), block.values.format())).collect(),
     };
     let kernel =
-        Cached { attention: Attention { scale, mask, level }, kv_heads, rows: rows.iter().map(plan).collect() };
+        Cached { attention: Attention { scores, mask, level }, kv_heads, rows: rows.iter().map(plan).collect() };
     let blocks = rows.iter().flat_map(|row| &row.blocks);
     let arrays = blocks.flat_map(|block| [block.keys, block.values]).flat_map(Weight::arrays);
     let inputs: Vec<&Array> = std::iter::once(queries).chain(arrays).collect();

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use mlx_quantized::Mode;
 
+use super::scores::soft_cap;
 use super::sequence::Sequence;
 use super::{Call, Seen};
 use crate::element::{Element, load_part, store_part};
@@ -131,7 +132,7 @@ impl<T: Element> Work for Few<'_, T> {
         for (i, x) in x.chunks_exact_mut(width).enumerate() {
             let (head, query) = place(i);
             call.queries.read(s, sequence.query(head, query), 0, &mut x[..head_dim]);
-            x.iter_mut().for_each(|x| *x *= call.attention.scale);
+            x.iter_mut().for_each(|x| *x *= call.attention.scores.scale);
         }
         let keys = sequence.keys(kv_head);
         let mut at = 0;
@@ -143,6 +144,9 @@ impl<T: Element> Work for Few<'_, T> {
         }
         for i in 0..count {
             let scores = &mut scores[i * len..][..len];
+            if let Some(cap) = call.attention.scores.softcap {
+                soft_cap(s, 1.0, cap, &mut scores[..seen.len()]);
+            }
             hide(scores, &seen, &mask.seen(place(i).1, n, sequence.total));
             let sum = probabilities(s, scores);
             inverses[i] = if sum > 0.0 { 1.0 / sum } else { 0.0 };

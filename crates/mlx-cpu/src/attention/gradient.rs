@@ -1,7 +1,8 @@
 //! The gradients of attention, with the probabilities computed anew (Dao 2023, section 3.1.2).
 //!
 //! With `p` the probabilities of a query and `g` the gradient with respect to its result: `dv_j = p_j · g`,
-//! `ds_j = p_j · (g · v_j - Σ_i p_i (g · v_i))`, `dq = scale · Σ_j ds_j k_j`, `dk_j = scale · ds_j · q`.
+//! `ds_j = p_j · (g · v_j - Σ_i p_i (g · v_i))`, `dq = scale · Σ_j ds_j k_j`, `dk_j = scale · ds_j · q`. A soft cap
+//! `s = cap · tanh(t)` multiplies `ds_j` by `1 - tanh²(t_j)`.
 //!
 //! As in the forward pass a query is a lane of a vector. Some panels of queries meet all keys at a time: their scores stay
 //! in the cache, so that there are five products, and no sixth to have the scores again once their maxima are known.
@@ -11,10 +12,11 @@ use std::ffi::CStr;
 use mlx_rs::Array;
 use mlx_rs::error::{Exception, Result};
 
-use super::Attention;
 use super::many::{Bounds, column_words, keys_at_once, left_columns, left_rows};
+use super::scores::SoftCap;
 use super::sequence::{HeadRows, Heads};
 use super::slopes::{Lanes, Largest, Probabilities, Slopes, WordsOfKeys, WordsOfQueries, WriteTurned};
+use super::{Attention, Scores};
 use crate::element::{Element, with_element};
 use crate::ffi::Kernel;
 use crate::linear::Matrix;
@@ -80,7 +82,7 @@ impl<T: Element> Call<'_, T> {
         let Self { tiles, heads, n, total, .. } = *self;
         let matrix = |input: usize, head: usize| Matrix::dense(&self.inputs[input].part(batch).part(head));
         let mut head = self.pack(matrix(1, kv_head), matrix(2, kv_head));
-        let mut room = Room::new(tiles, heads.head_dim, total);
+        let mut room = Room::new(tiles, heads.head_dim, total, self.attention.scores.softcap.is_some());
         for query_head in kv_head * heads.group()..(kv_head + 1) * heads.group() {
             let (queries, gradients) = (matrix(0, query_head), matrix(3, query_head));
             for first in (0..n).step_by(PANELS * tiles.width()) {
@@ -94,7 +96,7 @@ impl<T: Element> Call<'_, T> {
         for (panel, key) in (0..total).step_by(tiles.width()).enumerate() {
             let count = tiles.width().min(total - key);
             let at = panel * panel_len..(panel + 1) * panel_len;
-            self.write(1, first_row + key, count, &head.of_keys[at.clone()], self.attention.scale);
+            self.write(1, first_row + key, count, &head.of_keys[at.clone()], self.attention.scores.scale);
             self.write(2, first_row + key, count, &head.of_values[at], 1.0);
         }
     }
@@ -145,6 +147,8 @@ struct Room {
     /// `[panels, keys, width]`: scores, then probabilities; and the gradients with respect to probabilities, then to scores.
     probabilities: Scratch,
     slopes: Scratch,
+    /// As those, the derivatives of the soft cap, if there is one.
+    cap_derivatives: Option<Scratch>,
     /// A right operand, and what it is made from.
     panel: Scratch,
     rows: Scratch,
@@ -155,7 +159,7 @@ struct Room {
 }
 
 impl Room {
-    fn new(tiles: Tiles, head_dim: usize, total: usize) -> Self {
+    fn new(tiles: Tiles, head_dim: usize, total: usize, capped: bool) -> Self {
         let (width, at_once) = (tiles.width(), keys_at_once(tiles));
         let (words, query_words) = (tiles.words(head_dim) * width, tiles.words(PANELS * width));
         let keys = total.next_multiple_of(at_once);
@@ -166,6 +170,7 @@ impl Room {
             gradient_columns: Scratch::new(query_words * head_dim),
             probabilities: Scratch::new(PANELS * keys * width),
             slopes: Scratch::new(PANELS * keys * width),
+            cap_derivatives: capped.then(|| Scratch::new(PANELS * keys * width)),
             panel: Scratch::new(tiles.words(at_once).max(query_words) * width),
             rows: Scratch::new(query_words * width),
             of_queries: Scratch::new(head_dim * width),
@@ -212,7 +217,7 @@ impl<T: Element> Call<'_, T> {
         for (panel, lanes) in lanes.iter().enumerate() {
             let first = first + panel * width;
             self.of_queries(head, room, panel, &steps, lanes);
-            self.write(0, first_row + first, width.min(n - first), &room.of_queries, self.attention.scale);
+            self.write(0, first_row + first, width.min(n - first), &room.of_queries, self.attention.scores.scale);
         }
         for step in &steps {
             self.of_keys_and_values(head, room, panels, count, step);
@@ -226,12 +231,18 @@ impl<T: Element> Call<'_, T> {
         let (queries, gradients) = (&room.queries[panel * words..], &room.gradients[panel * words..]);
         let part = panel * room.keys * width..(panel + 1) * room.keys * width;
         let all_scores = &mut as_floats(&mut room.probabilities)[part.clone()];
-        let all_slopes = &mut as_floats(&mut room.slopes)[part];
+        let all_slopes = &mut as_floats(&mut room.slopes)[part.clone()];
+        let mut derivatives = room.cap_derivatives.as_mut().map(|all| &mut as_floats(all)[part]);
+        let Scores { scale, softcap } = self.attention.scores;
         let mut lanes = Lanes::default();
         for &Step { at, count, row } in steps {
             let scores = &mut all_scores[row * width..][..count * width];
             self.products(&head.keys, queries, at, scores);
-            let scale = self.attention.scale;
+            if let (Some(cap), Some(all)) = (softcap, &mut derivatives) {
+                let derivatives = &mut all[row * width..][..count * width];
+                level.dispatch(SoftCap { scale, cap, products: &mut *scores, derivatives });
+            }
+            let scale = if softcap.is_some() { 1.0 } else { scale };
             level.dispatch(Largest { scale, bounds, first_key: at, scores, lanes: &mut lanes });
         }
         for &Step { at, count, row } in steps {
@@ -262,8 +273,9 @@ impl<T: Element> Call<'_, T> {
         for step in steps {
             let part = (panel * room.keys + step.row) * width..(panel * room.keys + step.row + step.count) * width;
             let probabilities = &mut as_floats(&mut room.probabilities)[part.clone()];
-            let slopes = &mut as_floats(&mut room.slopes)[part];
-            tiles.level.dispatch(Slopes { probabilities, slopes: &mut *slopes, lanes });
+            let slopes = &mut as_floats(&mut room.slopes)[part.clone()];
+            let cap_derivatives = room.cap_derivatives.as_mut().map(|all| &as_floats(all)[part]);
+            tiles.level.dispatch(Slopes { probabilities, slopes: &mut *slopes, cap_derivatives, lanes });
             let words = tiles.words(step.count);
             let to = &mut room.panel[..words * width];
             tiles.level.dispatch(WordsOfKeys { pairs: tiles.pairs, rows: slopes, to });

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
+use super::scores::soft_cap;
 use super::sequence::{HeadRows, Sequence};
-use super::{Attention, Call, Mask, Seen};
+use super::{Attention, Call, Mask, Scores, Seen};
 use crate::element::Element;
 use crate::linear::tile::Tiles;
 use crate::scratch::{Scratch, as_floats};
@@ -158,7 +159,7 @@ impl Panel {
             }
             tiles.level.dispatch(Softmax {
                 pairs: tiles.pairs,
-                scale: self.attention.scale,
+                kind: self.attention.scores,
                 first_key: at,
                 bounds: &bounds,
                 scores: &mut scores[..count * width],
@@ -248,7 +249,7 @@ struct State {
 /// Scores become probabilities relative to the largest score so far; what was summed before is scaled to match.
 struct Softmax<'a> {
     pairs: bool,
-    scale: f32,
+    kind: Scores,
     first_key: usize,
     bounds: &'a Bounds,
     scores: &'a mut [f32],
@@ -263,12 +264,17 @@ impl Work for Softmax<'_> {
     fn run<S: Simd>(self, s: S) {
         let width = 2 * S::LANES;
         let keys = self.scores.len() / width;
+        let mut scale = self.kind.scale;
+        if let Some(cap) = self.kind.softcap {
+            soft_cap(s, scale, cap, self.scores);
+            scale = 1.0;
+        }
         let scores = self.scores.as_mut_ptr();
         // SAFETY: scores, sums and probabilities are whole rows of `width`, bounds and state at least one.
         unsafe {
             for half in [0, S::LANES] {
                 let before = s.load(self.state.largest.as_ptr().add(half));
-                let largest = self.bounds.apply(s, (scores, keys), half, self.first_key, self.scale, before);
+                let largest = self.bounds.apply(s, (scores, keys), half, self.first_key, scale, before);
                 // Where nothing is seen yet, any finite number makes all probabilities 0.
                 let finite = s.max(largest, s.splat(f32::MIN));
                 let factor = exp(s, s.sub(before, finite));

@@ -87,6 +87,8 @@ impl Work for Probabilities<'_> {
 pub(super) struct Slopes<'a> {
     pub probabilities: &'a mut [f32],
     pub slopes: &'a mut [f32],
+    /// The derivatives of the soft cap, if there is one.
+    pub cap_derivatives: Option<&'a [f32]>,
     pub lanes: &'a Lanes,
 }
 
@@ -94,7 +96,7 @@ impl Work for Slopes<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { probabilities, slopes, lanes } = self;
+        let Self { probabilities, slopes, cap_derivatives, lanes } = self;
         let width = 2 * S::LANES;
         assert_eq!(probabilities.len(), slopes.len());
         for half in [0, S::LANES] {
@@ -112,6 +114,10 @@ impl Work for Slopes<'_> {
                     s.store(slope_at, s.mul(p, s.sub(s.load(slope_at), mean)));
                 }
             }
+        }
+        let Some(derivatives) = cap_derivatives else { return };
+        for (slopes, derivatives) in slopes.chunks_mut(S::LANES).zip(derivatives.chunks(S::LANES)) {
+            store_part(s, slopes, s.mul(load_part(s, slopes), load_part(s, derivatives)));
         }
     }
 }

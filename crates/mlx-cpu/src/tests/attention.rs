@@ -9,12 +9,20 @@ use crate::{Block, CachedRow, Mask, Weight};
 
 const NO_SINKS: Mask = Mask::Window { sinks: 0, window: 17 };
 const SINKS: Mask = Mask::Window { sinks: 3, window: 20 };
+const MASKS: [Mask; 4] = [Mask::Full, Mask::Causal, NO_SINKS, SINKS];
+
+/// The second one bends most scores; with Gemma's 50 few are far from straight.
+const CAPS: [Option<f32>; 2] = [None, Some(0.8)];
 
 /// Attention in float64.
-fn exact(q: &Array, k: &Array, v: &Array, scale: f64, mask: Mask) -> Vec<f64> {
+fn exact(q: &Array, k: &Array, v: &Array, scores: Scores, mask: Mask) -> Vec<f64> {
     let (&[batch, heads, n, head_dim], &[_, kv_heads, total, _]) = (q.shape(), k.shape()) else { unreachable!() };
     let [batch, heads, n, head_dim, kv_heads, total] = [batch, heads, n, head_dim, kv_heads, total].map(|n| n as usize);
     let (q, k, v) = (to_f64(q), to_f64(k), to_f64(v));
+    let score = |product: f64| {
+        let scaled = f64::from(scores.scale) * product;
+        scores.softcap.map(f64::from).map_or(scaled, |cap| cap * (scaled / cap).tanh())
+    };
     let mut y = vec![0.0; q.len()];
     for b in 0..batch {
         for h in 0..heads {
@@ -29,7 +37,7 @@ fn exact(q: &Array, k: &Array, v: &Array, scale: f64, mask: Mask) -> Vec<f64> {
                 let q = &q[((b * heads + h) * n + i) * head_dim..][..head_dim];
                 let scores: Vec<f64> = (0..total)
                     .map(|j| match seen(j) {
-                        true => scale * q.iter().zip(&k[(kv + j) * head_dim..]).map(|(q, k)| q * k).sum::<f64>(),
+                        true => score(q.iter().zip(&k[(kv + j) * head_dim..]).map(|(q, k)| q * k).sum()),
                         false => f64::NEG_INFINITY,
                     })
                     .collect();
@@ -62,10 +70,11 @@ fn all_masks_and_sizes() {
                 let (k, v) =
                     (random(&[2, kv_heads, total, head_dim], dtype), random(&[2, kv_heads, total, head_dim], dtype));
                 let scale = 1.0 / (head_dim as f32).sqrt();
-                for mask in [Mask::Full, Mask::Causal, NO_SINKS, SINKS] {
-                    let what = (level, dtype, heads, kv_heads, n, total, head_dim, mask);
-                    let got = attention_at(level, &q, &k, &v, scale, mask).unwrap();
-                    assert_near(&got, &exact(&q, &k, &v, f64::from(scale), mask), &what);
+                for (mask, softcap) in MASKS.into_iter().flat_map(|mask| CAPS.map(|cap| (mask, cap))) {
+                    let what = (level, dtype, heads, kv_heads, n, total, head_dim, mask, softcap);
+                    let scores = Scores { scale, softcap };
+                    let got = attention_at(level, &q, &k, &v, scores, mask).unwrap();
+                    assert_near(&got, &exact(&q, &k, &v, scores, mask), &what);
                 }
             }
         }
@@ -77,12 +86,12 @@ fn all_masks_and_sizes() {
 fn float32_results_do_not_depend_on_company() {
     let [q, k, v] = [0; 3].map(|_| random(&[1, 2, 230, 48], Dtype::Float32));
     for level in levels() {
-        let whole = attention_at(level, &q, &k, &v, 0.3, Mask::Causal).unwrap();
+        let whole = attention_at(level, &q, &k, &v, uncapped(0.3), Mask::Causal).unwrap();
         let mut parts = Vec::new();
         for (start, end) in [(0, 1), (1, 100), (100, 229), (229, 230)] {
             let q = q.index((.., .., start..end, ..));
             let (k, v) = (k.index((.., .., ..end, ..)), v.index((.., .., ..end, ..)));
-            parts.push(attention_at(level, &q, &k, &v, 0.3, Mask::Causal).unwrap());
+            parts.push(attention_at(level, &q, &k, &v, uncapped(0.3), Mask::Causal).unwrap());
         }
         let parts = concatenate(&parts, 1).unwrap();
         assert_eq!(to_f64(&whole), to_f64(&parts), "{level}");
@@ -102,13 +111,15 @@ proptest::proptest! {
         head_dim in proptest::sample::select(vec![16, 64, 72, 80, 96, 128, 256]),
         dtype in proptest::sample::select(FLOATS.to_vec()),
         mask in proptest::sample::select(vec![Mask::Full, Mask::Causal, Mask::Window { sinks: 0, window: 1 }, SINKS]),
+        softcap in proptest::sample::select(CAPS.to_vec()),
     ) {
         let q = random(&[1, kv_heads * group, n, head_dim], dtype);
         let [k, v] = [0; 2].map(|_| random(&[1, kv_heads, past + n, head_dim], dtype));
-        let exact = exact(&q, &k, &v, 0.1_f32.into(), mask);
+        let scores = Scores { scale: 0.1, softcap };
+        let exact = exact(&q, &k, &v, scores, mask);
         for level in levels() {
-            let y = attention_at(level, &q, &k, &v, 0.1, mask).unwrap();
-            assert_near(&y, &exact, &(level, kv_heads, group, n, past, head_dim, dtype, mask));
+            let y = attention_at(level, &q, &k, &v, scores, mask).unwrap();
+            assert_near(&y, &exact, &(level, kv_heads, group, n, past, head_dim, dtype, mask, softcap));
         }
     }
 }
@@ -207,17 +218,17 @@ impl Row {
         })
     }
 
-    fn exact(&self, scale: f32, mask: Mask) -> Vec<f64> {
+    fn exact(&self, scores: Scores, mask: Mask) -> Vec<f64> {
         let [keys, values] = self.whole();
-        exact(&self.queries, &keys, &values, scale.into(), mask)
+        exact(&self.queries, &keys, &values, scores, mask)
     }
 }
 
-fn attend(level: Level, rows: &[&Row], scale: f32, mask: Mask) -> Array {
+fn attend(level: Level, rows: &[&Row], scores: Scores, mask: Mask) -> Array {
     let queries: Vec<&Array> = rows.iter().map(|row| &row.queries).collect();
     let queries = concatenate(&queries, 2).unwrap();
     let rows: Vec<CachedRow> = rows.iter().map(|row| row.cached()).collect();
-    cached_attention_at(level, &queries, &rows, scale, mask).unwrap()
+    cached_attention_at(level, &queries, &rows, scores, mask).unwrap()
 }
 
 /// The form of blocks that a cache may be packed to, mixed with such that are not.
@@ -230,12 +241,13 @@ fn ragged_rows_in_blocks_dense_and_packed() {
             let row = |n, total, lengths: &[i32]| Row::new((4, 2, n, total, 96), dtype, lengths, forms);
             let rows =
                 [row(1, 300, &[64]), row(3, 77, &[13, 1, 40]), row(40, 131, &[31]), row(5, 5, &[2]), row(1, 1, &[9])];
-            for mask in [Mask::Full, Mask::Causal, NO_SINKS, SINKS] {
-                let exact: Vec<Vec<f64>> = rows.iter().map(|row| row.exact(0.1, mask)).collect();
+            for (mask, softcap) in MASKS.into_iter().flat_map(|mask| CAPS.map(|cap| (mask, cap))) {
+                let scores = Scores { scale: 0.1, softcap };
+                let exact: Vec<Vec<f64>> = rows.iter().map(|row| row.exact(scores, mask)).collect();
                 for level in levels() {
                     let all: Vec<&Row> = rows.iter().collect();
-                    let got = attend(level, &all, 0.1, mask);
-                    assert_near(&got, &exact.concat(), &(level, dtype, forms, mask));
+                    let got = attend(level, &all, scores, mask);
+                    assert_near(&got, &exact.concat(), &(level, dtype, forms, mask, softcap));
                 }
             }
         }
@@ -251,19 +263,20 @@ fn float32_results_depend_on_the_keys_alone() {
         let rows = [row(1, 400, &[64]), row(3, 250, &[7, 100, 1]), row(60, 203, &[50]), row(33, 33, &[5])];
         let all: Vec<&Row> = rows.iter().collect();
         for (level, mask) in levels().flat_map(|level| [Mask::Causal, NO_SINKS, SINKS].map(|mask| (level, mask))) {
-            let together = attend(level, &all, 0.2, mask);
+            let scores = Scores { scale: 0.2, softcap: if mask == SINKS { Some(0.8) } else { None } };
+            let together = attend(level, &all, scores, mask);
             let mut start = 0;
             for row in &rows {
                 let end = start + row.queries.dim(2);
-                let whole = to_f64(&attend(level, &[row], 0.2, mask));
+                let whole = to_f64(&attend(level, &[row], scores, mask));
                 assert_eq!(to_f64(&together.index((.., start..end, ..))), whole, "{level} {mask:?}");
                 if forms == [None] {
                     let [keys, values] = row.whole();
-                    let same = attention_at(level, &row.queries, &keys, &values, 0.2, mask).unwrap();
+                    let same = attention_at(level, &row.queries, &keys, &values, scores, mask).unwrap();
                     assert_eq!(to_f64(&same), whole, "{level} {mask:?}");
                 }
                 let last = Row { queries: row.queries.index((.., .., -1.., ..)), ..row.clone() };
-                let alone = to_f64(&attend(level, &[&last], 0.2, mask));
+                let alone = to_f64(&attend(level, &[&last], scores, mask));
                 assert_eq!(alone, whole[whole.len() - alone.len()..], "{level} {mask:?}");
                 start = end;
             }
@@ -276,7 +289,7 @@ fn float32_results_depend_on_the_keys_alone() {
 fn blocks_need_not_be_contiguous() {
     for dtype in FLOATS {
         let mut row = Row::new((4, 2, 6, 90, 64), dtype, &[40], &[None]);
-        let exact = row.exact(0.1, SINKS);
+        let exact = row.exact(uncapped(0.1), SINKS);
         for (i, (stored, _)) in row.keys.iter_mut().chain(&mut row.values).enumerate() {
             let Stored::Dense(array) = stored else { unreachable!() };
             let axes = [[1, 0, 2], [2, 1, 0], [0, 2, 1]][i % 3];
@@ -285,7 +298,7 @@ fn blocks_need_not_be_contiguous() {
             *array = turned.transpose_axes(&axes).unwrap();
         }
         let mut packed = Row::new((4, 2, 6, 90, 64), dtype, &[40], &MIXED[..1]);
-        let packed_exact = packed.exact(0.1, SINKS);
+        let packed_exact = packed.exact(uncapped(0.1), SINKS);
         for (stored, _) in packed.keys.iter_mut().chain(&mut packed.values) {
             let Stored::Packed(packed) = stored else { unreachable!() };
             let turn = |array: &Array| array.transpose_axes(&[1, 0, 2]);
@@ -295,8 +308,8 @@ fn blocks_need_not_be_contiguous() {
             let [few, packed_few] =
                 [&row, &packed].map(|row| Row { queries: row.queries.index((.., .., -1.., ..)), ..row.clone() });
             for (row, last, exact) in [(&row, &few, &exact), (&packed, &packed_few, &packed_exact)] {
-                assert_near(&attend(level, &[row], 0.1, SINKS), exact, &(level, dtype));
-                assert_near(&attend(level, &[last], 0.1, SINKS), &exact[5 * 256..], &(level, dtype));
+                assert_near(&attend(level, &[row], uncapped(0.1), SINKS), exact, &(level, dtype));
+                assert_near(&attend(level, &[last], uncapped(0.1), SINKS), &exact[5 * 256..], &(level, dtype));
             }
         }
     }
@@ -305,7 +318,8 @@ fn blocks_need_not_be_contiguous() {
 #[test]
 fn caches_that_do_not_fit_are_errors() {
     let row = Row::new((4, 2, 3, 20, 64), Dtype::Bfloat16, &[8], &[None]);
-    let attend = |queries: &Array, row: CachedRow| crate::cached_attention(queries, &[row], 1.0, Mask::Causal);
+    let attend =
+        |queries: &Array, row: CachedRow| crate::cached_attention(queries, &[row], uncapped(1.0), Mask::Causal);
     assert!(attend(&row.queries, row.cached()).is_ok());
     assert!(attend(&row.queries.as_dtype(Dtype::Float32).unwrap(), row.cached()).is_err());
     assert!(attend(&random(&[1, 3, 3, 64], Dtype::Bfloat16), row.cached()).is_err());
@@ -318,7 +332,7 @@ fn caches_that_do_not_fit_are_errors() {
     assert!(attend(&row.queries, too_long).is_err());
     // Nothing is not an error.
     let none = row.queries.index((.., .., ..0, ..));
-    let nothing = crate::cached_attention(&none, &[], 1.0, Mask::Causal).unwrap();
+    let nothing = crate::cached_attention(&none, &[], uncapped(1.0), Mask::Causal).unwrap();
     nothing.eval().unwrap();
     assert_eq!(nothing.shape(), [1, 0, 256]);
     let gradient = mlx_rs::transforms::grad(|x: &Array| {

@@ -155,20 +155,24 @@ fn of_attention() {
             })
             .collect();
         let seen = Array::from_slice(&seen, &[n, total]);
-        let plain = |inputs: &[Array]| {
+        let plain = |inputs: &[Array], softcap: Option<f32>| {
             let repeat = |x: &Array| mlx_rs::ops::repeat_axis::<f32>(x.clone(), group, 1);
             let scores = inputs[0].matmul(repeat(&inputs[1])?.transpose_axes(&[0, 1, 3, 2])?)?;
-            let scores = select(&seen, scores.multiply(Array::from_f32(scale))?, Array::from_f32(-1e30))?;
+            let scores = scores.multiply(Array::from_f32(scale))?;
+            let scores = match softcap.map(Array::from_f32) {
+                Some(cap) => tanh(scores.divide(&cap)?)?.multiply(cap)?,
+                None => scores,
+            };
+            let scores = select(&seen, scores, Array::from_f32(-1e30))?;
             let mixed = softmax_axis(&scores, -1, None)?.matmul(repeat(&inputs[2])?)?;
             mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[2, n, -1])
         };
         let (queries, keys) = ([2, kv_heads * group, n, head_dim], [2, kv_heads, total, head_dim]);
-        compare(
-            "attention",
-            &[&queries, &keys, &keys],
-            &|level, x| attention_at(level, &x[0], &x[1], &x[2], scale, mask),
-            &plain,
-        );
+        for softcap in [None, Some(0.8)] {
+            let scores = Scores { scale, softcap };
+            let ours = |level, x: &[Array]| attention_at(level, &x[0], &x[1], &x[2], scores, mask);
+            compare("attention", &[&queries, &keys, &keys], &ours, &|x| plain(x, softcap));
+        }
     }
 }
 
@@ -270,7 +274,7 @@ fn gradients_do_not_depend_on_threads() {
     let before = crate::threads();
     let ids = Array::from_iter((0..200).map(|i| i * 7 % 12), &[200]);
     for (level, dtype) in levels().flat_map(|level| FLOATS.map(|dtype| (level, dtype))) {
-        let attend = |x: &[Array]| attention_at(level, &x[0], &x[1], &x[2], 0.2, Mask::Causal);
+        let attend = |x: &[Array]| attention_at(level, &x[0], &x[1], &x[2], uncapped(0.2), Mask::Causal);
         let map = |x: &[Array]| linear_at(level, &x[0], Weight::Dense(&x[1]), Some(&x[2]));
         let normal = |x: &[Array]| norm(level, &x[0], &x[1], Some(&x[2]), 1e-3);
         let embed = |x: &[Array]| embedding_at(level, &ids, Weight::Dense(&x[0]), dtype);

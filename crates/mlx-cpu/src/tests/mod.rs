@@ -15,13 +15,17 @@ use std::cell::Cell;
 use mlx_quantized::{Mode, Packed};
 use mlx_rs::{Array, Dtype};
 
-use crate::Level;
+use crate::{Level, Scores};
 
 const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
 
 /// The levels that this CPU has.
 fn levels() -> impl Iterator<Item = Level> {
     Level::ALL.into_iter().filter(|level| level.is_supported())
+}
+
+const fn uncapped(scale: f32) -> Scores {
+    Scores { scale, softcap: None }
 }
 
 /// Numbers from a normal distribution: others at every call, but the same in every run.

@@ -3,8 +3,10 @@ use mlx_rs::ops::indexing::IndexOp;
 use mlx_rs::{Array, Dtype};
 
 use super::*;
+use crate::element::{load_part, store_part};
 use crate::linear::expert_linear_at;
 use crate::norm::norm;
+use crate::simd::{Simd, Work, tanh};
 use crate::vocab::embedding_at;
 use crate::{Weight, argmax, top_k};
 
@@ -132,13 +134,21 @@ fn what_does_not_fit_is_an_error() {
     assert!(crate::rope(&zeros(&[1, 1, 1, 4]), &zeros(&[3]), 1.0, &[[0; 3]], &[]).is_err());
     assert!(crate::rope(&zeros(&[1, 1, 2, 4]), &zeros(&[2]), 1.0, &[[0; 3]], &[]).is_err());
     let (q, k) = (zeros(&[1, 3, 1, 4]), zeros(&[1, 2, 1, 4]));
-    assert!(crate::attention(&q, &k, &k, 1.0, crate::Mask::Full).is_err());
+    assert!(crate::attention(&q, &k, &k, uncapped(1.0), crate::Mask::Full).is_err());
     assert!(crate::expert_linear(&zeros(&[2, 8]), Weight::Dense(&weight), &Array::from_int(0)).is_err());
     for (x, weight) in [(zeros(&[2, 8]), zeros(&[0, 8])), (zeros(&[2, 0]), zeros(&[4, 0]))] {
         assert!(crate::linear(&x, Weight::Dense(&weight), None).is_err());
     }
     let q = zeros(&[1, 1, 5, 0]);
-    assert!(crate::attention(&q, &q, &q, 1.0, crate::Mask::Full).is_err());
+    assert!(crate::attention(&q, &q, &q, uncapped(1.0), crate::Mask::Full).is_err());
+    for softcap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let scores = Scores { scale: 1.0, softcap: Some(softcap) };
+        let error = crate::attention(&k, &k, &k, scores, crate::Mask::Full).unwrap_err().to_string();
+        assert!(error.contains("soft cap"), "{error}");
+        assert!(
+            crate::cached_attention(&k, &[], scores, crate::Mask::Full).unwrap_err().to_string().contains("soft cap")
+        );
+    }
     assert!(crate::embedding(&zeros(&[2]), Weight::Dense(&weight), Dtype::Float32).is_err());
     // Nothing is not an error.
     assert_eq!(crate::linear(&zeros(&[0, 8]), Weight::Dense(&weight), None).unwrap().shape(), [0, 4]);
@@ -147,6 +157,34 @@ fn what_does_not_fit_is_an_error() {
     for dtype in FLOATS {
         let nothing = zeros(&[0, 64]).as_dtype(dtype).unwrap();
         crate::linear(&nothing, Weight::Packed(&packed), None).unwrap().eval().unwrap();
+    }
+}
+
+/// At every level, also where it is no straight line any more; with single vectors and in between.
+#[test]
+fn hyperbolic_tangents() {
+    struct Tanh<'a>(&'a mut [f32]);
+    impl Work for Tanh<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for x in self.0.chunks_mut(S::LANES) {
+                store_part(s, x, tanh(s, load_part(s, x)));
+            }
+        }
+    }
+    let mut all: Vec<f32> = (-12_000..12_000).map(|i| i as f32 * 1e-3).collect();
+    all.extend((-90..30).map(|exponent| 10_f32.powf(exponent as f32 / 3.0)));
+    all.extend([f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 0.0]);
+    for level in levels() {
+        let mut got = [&all[..], &[f32::NAN]].concat();
+        level.dispatch(Tanh(&mut got));
+        assert!(got.pop().unwrap().is_nan());
+        for (x, got) in all.iter().zip(got) {
+            let exact = f64::from(*x).tanh();
+            let error = (f64::from(got) - exact).abs();
+            assert!(error <= 4e-7 * exact.abs() && got.abs() <= 1.0, "{level}: tanh({x}) = {got}, off by {error:.2e}");
+        }
     }
 }
 
@@ -161,11 +199,12 @@ fn nothing_hides_nan_and_tiny_numbers_stay_tiny() {
     let tiny: Vec<f32> = (0..64 * 9).map(|i| if i % 64 == 3 { 1e-36 } else { 0.0 }).collect();
     for level in levels() {
         for dtype in FLOATS {
-            for n in [1, 9] {
+            for (n, softcap) in [(1, None), (9, None), (1, Some(2.0)), (9, Some(2.0))] {
+                let scores = Scores { scale: 1.0, softcap };
                 let keys = random(&[1, 1, 9, 16], dtype);
                 let query = nan(&[1, 1, n, 16], 3).as_dtype(dtype).unwrap();
                 let attend = |q: &Array, k: &Array| {
-                    to_f64(&crate::attention::attention_at(level, q, k, &keys, 1.0, crate::Mask::Full).unwrap())
+                    to_f64(&crate::attention::attention_at(level, q, k, &keys, scores, crate::Mask::Full).unwrap())
                 };
                 assert!(attend(&query, &keys)[..16].iter().all(|y| y.is_nan()), "{level} {dtype:?} {n}");
                 let some_keys = nan(&[1, 1, 9, 16], 20).as_dtype(dtype).unwrap();
