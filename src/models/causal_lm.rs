@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{concatenate, tanh};
 use serde::Deserialize;
 
 use super::{Decoder, Group, ModelDims, Row, VisionDims};
@@ -35,7 +35,9 @@ pub(super) struct Config {
     pub tie_word_embeddings: bool,
     #[serde(flatten)]
     rope: RopeConfig,
-    hidden_act: HiddenAct,
+    hidden_act: Option<HiddenAct>,
+    /// Gemma's name of the same.
+    hidden_activation: Option<HiddenAct>,
 }
 
 /// The activation of the MLPs; others are refused by name.
@@ -218,6 +220,8 @@ pub(super) struct Style {
     pub embed_scale: Option<f32>,
     /// Whether the weight of the last norm is stored less one.
     pub norm_less_one: bool,
+    /// Logits become `softcap · tanh(logit / softcap)`.
+    pub logit_softcap: Option<f32>,
     /// The attention of each layer.
     pub layers: Vec<LayerSpec>,
     /// The rotary embeddings that layers name.
@@ -231,6 +235,7 @@ impl Style {
         Ok(Self {
             embed_scale: None,
             norm_less_one: false,
+            logit_softcap: None,
             layers: vec![c.layer(); c.num_hidden_layers.max(0) as usize],
             ropes: vec![Rope::new(&c.rope, c.head_dim())?],
         })
@@ -251,7 +256,8 @@ pub(super) struct CausalLm<L> {
 impl<L: DecoderLayer> CausalLm<L> {
     /// Builds the model at `w`, its layers with `layer`.
     pub(super) fn load(c: &Config, w: &Scope, style: Style, layer: impl Fn(&Scope) -> L) -> Result<Self> {
-        let (act, known) = (c.hidden_act, L::ACTIVATIONS);
+        let act = c.hidden_activation.or(c.hidden_act).context("config.json: hidden_act is missing")?;
+        let known = L::ACTIVATIONS;
         ensure!(known.contains(&act), "config.json: hidden_act is {act:?}, where this model has {known:?}");
         ensure!(c.use_sliding_window != Some(true), "config.json: use_sliding_window: true is not supported");
         let model = w.pp("model");
@@ -306,9 +312,16 @@ impl<L: DecoderLayer> Decoder for CausalLm<L> {
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array, Exception> {
-        match &self.lm_head {
-            Some(lm_head) => lm_head.forward(hidden),
-            None => self.embed_tokens.as_linear(hidden),
+        let logits = match &self.lm_head {
+            Some(lm_head) => lm_head.forward(hidden)?,
+            None => self.embed_tokens.as_linear(hidden)?,
+        };
+        match self.style.logit_softcap {
+            Some(cap) => {
+                let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+                tanh(logits.divide(&cap)?)?.multiply(&cap)
+            }
+            None => Ok(logits),
         }
     }
 

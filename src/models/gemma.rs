@@ -26,14 +26,14 @@ fn load(c: &Config, w: &Scope) -> Result<CausalLm<DecoderLayer>> {
     CausalLm::load(c, w, style, |w| DecoderLayer::load(w, c))
 }
 
-struct Mlp {
+pub(super) struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
 }
 
 impl Mlp {
-    fn load(w: &Scope, c: &Config) -> Self {
+    pub(super) fn load(w: &Scope, c: &Config) -> Self {
         Self {
             gate_proj: Linear::load(&w.pp("gate_proj"), c.hidden_size, c.intermediate_size),
             up_proj: Linear::load(&w.pp("up_proj"), c.hidden_size, c.intermediate_size),
@@ -41,7 +41,7 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: &Array) -> Result<Array, Exception> {
+    pub(super) fn forward(&self, x: &Array) -> Result<Array, Exception> {
         self.down_proj.forward(&geglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
     }
 }

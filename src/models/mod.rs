@@ -3,6 +3,7 @@
 mod causal_lm;
 mod clip;
 mod gemma;
+mod gemma2;
 mod llama;
 mod phi3;
 mod phi3_v;
@@ -78,7 +79,7 @@ impl Group {
 }
 
 /// All architectures, one line each.
-const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH, gemma::ARCH, qwen2_vl::ARCH];
+const ARCHS: &[Arch] = &[phi3_v::ARCH, phi3::ARCH, llama::ARCH, gemma::ARCH, gemma2::ARCH, qwen2_vl::ARCH];
 
 impl Arch {
     /// The architecture of a checkpoint.

@@ -48,6 +48,11 @@ fn gemma_matches() {
 }
 
 #[test]
+fn gemma2_matches_with_its_windows_and_soft_caps() {
+    assert_passes("text/gemma2", &[1, 7, 64, 2048]);
+}
+
+#[test]
 fn phi3_v_passes_on_text_and_chats() {
     assert_passes("phi3v-tiny/e_text", &[1, 7, 64, 2048]);
     assert_passes("phi3v-tiny/f_chat", &[1, 7, 64, 2048]);

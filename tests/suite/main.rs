@@ -15,6 +15,7 @@ mod docs;
 mod engine;
 mod eval;
 mod forms;
+mod gemma2;
 mod gguf;
 mod golden;
 mod hub;

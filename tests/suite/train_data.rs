@@ -216,7 +216,7 @@ fn models_without_a_chat_template_learn_what_follows_a_prompt() {
 }
 
 /// How chat templates of the wild end answers.
-const TEMPLATES: [(&str, Option<&str>, &str); 8] = [
+const TEMPLATES: [(&str, Option<&str>, &str); 9] = [
     ("phi3v-tiny", None, "<|end|>"),
     // Phi-3.5-mini's: what stands at the very end is not learned.
     (
@@ -238,6 +238,7 @@ const TEMPLATES: [(&str, Option<&str>, &str); 8] = [
     ),
     ("text/llama", None, ""),
     ("text/gemma", None, ""),
+    ("text/gemma2", None, ""),
     ("text/mistral", None, ""),
     ("text/phi3", None, ""),
     ("text/qwen2", None, "<|im_end|>"),
