@@ -201,7 +201,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
         p = s.mul_add(p, square, s.splat(c));
     }
     let mut q = s.splat(1.198_258_4e-6);
-    for c in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_2e-3] {
+    for c in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3] {
         q = s.mul_add(q, square, s.splat(c));
     }
     s.div(s.mul(x, p), q)

@@ -9,13 +9,28 @@ mod source;
 
 use std::borrow::Cow;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use image::RgbImage;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use decode::decode;
 pub use sizes::ImageSizes;
 pub use source::{ImageError, ImageLimits, ImageSource, is_image, load};
+
+use crate::checkpoint::ModelFiles;
+use crate::checkpoint::json::parse;
+
+/// A checkpoint's `preprocessor_config.json`.
+fn preprocessor_config<T: DeserializeOwned>(files: &ModelFiles) -> Result<T> {
+    let Some(config) = &files.preprocessor else {
+        bail!(
+            "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
+            files.folder.display()
+        );
+    };
+    parse(config).with_context(|| files.folder.join("preprocessor_config.json").display().to_string())
+}
 
 /// What an architecture does with images before its vision part sees them. Of several images in one prompt, the first has
 /// the index 0.

@@ -3,15 +3,14 @@
 
 use std::borrow::Cow;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
 use serde_json::{Map, json};
 
 use super::resize::{Filter, pillow_resize};
-use super::{Explanation, ImageOption, ImageOptions, ImageProcessor, Layout, Piece, Pixels};
+use super::{Explanation, ImageOption, ImageOptions, ImageProcessor, Layout, Piece, Pixels, preprocessor_config};
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::json::parse;
 
 /// The keys of `preprocessor_config.json`; defaults are those of the reference's class.
 #[derive(Debug, Clone, Deserialize)]
@@ -80,22 +79,19 @@ impl Qwen2VlImageProcessor {
     /// # Errors
     /// When its configuration is missing, or not of this kind.
     pub fn new(files: &ModelFiles) -> Result<Self> {
-        let Some(config) = &files.preprocessor else {
-            bail!(
-                "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
-                files.folder.display()
-            );
-        };
-        let path = files.folder.join("preprocessor_config.json");
-        let config: Config = parse(config).with_context(|| path.display().to_string())?;
+        let config: Config = preprocessor_config(files)?;
         for (key, value, most) in [
             ("patch_size", config.patch_size, 1 << 10),
             ("temporal_patch_size", config.temporal_patch_size, 1 << 4),
             ("merge_size", config.merge_size, 1 << 4),
         ] {
-            ensure!((1..=most).contains(&value), "{}: {key} is {value}, where 1 to {most} is expected", path.display());
+            ensure!(
+                (1..=most).contains(&value),
+                "preprocessor_config.json: {key} is {value}, where 1 to {most} is expected"
+            );
         }
-        ensure!(config.resample == BICUBIC, "{}: resample {} is not bicubic, 3", path.display(), config.resample);
+        let resample = config.resample;
+        ensure!(resample == BICUBIC, "preprocessor_config.json: resample {resample} is not bicubic, 3");
         let image_token_id =
             files.config["image_token_id"].as_i64().context("config.json: image_token_id is missing")?;
         Ok(Self { config, image_token_id })
@@ -247,7 +243,8 @@ mod tests {
         let resized = |size, least, most| processor().resized(size, least, most).unwrap();
         // Halves to even: 70 is 2.5 groups, 42 is 1.5.
         assert_eq!(resized((70, 42), 3136, 1_003_520), (56, 56));
-        assert_eq!(resized((14, 2800), 3136, 1_003_520), (28, 2828));
+        // 14 is half a group: none, and an area below the least.
+        assert_eq!(resized((14, 2800), 3136, 1_003_520), (28, 812));
         assert_eq!(resized((1024, 768), 3136, 1_003_520), (1036, 756));
         assert_eq!(resized((4000, 3000), 3136, 1_003_520), (1148, 840));
         assert!(processor().resized((1, 201), 3136, 1_003_520).unwrap_err().to_string().contains("too thin"));

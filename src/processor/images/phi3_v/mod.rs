@@ -5,16 +5,17 @@ mod explain;
 
 use std::borrow::Cow;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use image::imageops::{overlay, rotate90};
 use image::{Rgb, RgbImage};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::resize::{Filter, pillow_resize, torch_bicubic};
-use super::{Explanation, ImageOption, ImageOptions, ImageProcessor, Layout, NumCrops, Piece, Pixels};
+use super::{
+    Explanation, ImageOption, ImageOptions, ImageProcessor, Layout, NumCrops, Piece, Pixels, preprocessor_config,
+};
 use crate::checkpoint::ModelFiles;
-use crate::checkpoint::json::parse;
 
 /// Pixels on a tile's side.
 pub const TILE: u32 = 336;
@@ -75,14 +76,7 @@ impl Phi3VImageProcessor {
     /// # Errors
     /// When `preprocessor_config.json` is missing or does not fit the tower.
     pub fn new(files: &ModelFiles, patch_size: usize) -> Result<Self> {
-        let Some(config) = &files.preprocessor else {
-            bail!(
-                "{} has no preprocessor_config.json, which a vision model needs; copy it from the original model",
-                files.folder.display()
-            );
-        };
-        let path = files.folder.join("preprocessor_config.json");
-        let config: Config = parse(config).with_context(|| path.display().to_string())?;
+        let config: Config = preprocessor_config(files)?;
         let patches_per_side = TILE as usize / patch_size;
         ensure!(
             2 * config.tokens_per_side == patches_per_side,
