@@ -25,7 +25,7 @@ const MOST_ROWS: usize = 200;
 const WORST_ROWS: usize = 20;
 
 /// The longer side of an image on the page, in pixels.
-const PICTURE: u32 = 440;
+const IMAGE_SIZE: u32 = 440;
 
 /// What a page shows.
 pub struct Page<'a> {
@@ -117,7 +117,7 @@ impl Page<'_> {
     fn image(&self, source: &ImageSource) -> Option<String> {
         let image = images::load(source, &self.limits).ok()?;
         let (width, height) = image.dimensions();
-        let scale = f64::from(PICTURE) / f64::from(width.max(height));
+        let scale = f64::from(IMAGE_SIZE) / f64::from(width.max(height));
         let side = |len: u32| ((f64::from(len) * scale).round() as u32).max(1);
         let small = if scale < 1.0 { resize(&image, side(width), side(height), FilterType::Triangle) } else { image };
         Some(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg(&small)?)))

@@ -268,7 +268,7 @@ pub(super) struct ShownArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) sample_prompt: Vec<String>,
     /// Images for the prompts above
-    #[arg(long, value_name = "PICTURE", requires = "sample_prompt")]
+    #[arg(long, value_name = "IMAGE", requires = "sample_prompt")]
     pub(super) sample_image: Vec<String>,
     /// Draw the losses in the terminal in the end
     #[arg(long)]

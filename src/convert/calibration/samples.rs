@@ -16,7 +16,7 @@ use crate::processor::{Message, Processor, Prompt, Segment};
 const WINDOW: usize = 512;
 const QUESTION: &str = "Describe this picture in detail.";
 const TEXTS: &str = include_str!("texts.txt");
-const PICTURE: &[u8] = include_bytes!("../../../demo/cat.jpg");
+const IMAGE: &[u8] = include_bytes!("../../../demo/cat.jpg");
 
 /// Prompts that a model is run on.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl Samples {
     ///
     /// `longest` is the model's context.
     pub fn built_in(processor: &Processor, longest: usize) -> Result<Self> {
-        let image = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(PICTURE)));
+        let image = || ImageSource::Data(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(IMAGE)));
         let images = if processor.has_vision() { vec![image()] } else { Vec::new() };
         Self::make(TEXTS, &images, processor, longest)
     }
